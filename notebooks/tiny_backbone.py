@@ -1,0 +1,77 @@
+# ---
+# jupyter:
+#   jupytext:
+#     cell_metadata_filter: tags
+#     formats: ipynb,py:percent
+#     notebook_metadata_filter: kernelspec,jupytext
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Pre-train the embedded backbone
+#
+# Makes `assets/tiny/backbone`: a Qwen2-shaped language model of 1.25 million parameters and
+# its tokenizer, trained on generated arithmetic. It stands in for Qwen2.5-Math wherever the
+# real weights are out of reach: tests, continuous integration, a first rehearsal. About 50
+# minutes on 2 cores; nobody has to repeat it, since the result is committed.
+
+# %%
+import os
+import sys
+from pathlib import Path
+
+# A clone has the package in src/; on Kaggle it comes in a dataset.
+here = [p / "src" for p in [Path.cwd(), *Path.cwd().parents]]
+inputs = Path(os.environ.get("MATHLLM_INPUT_ROOT", "/kaggle/input"))
+found = [*here, *inputs.glob("*"), *inputs.glob("datasets/*/*")]
+sys.path.insert(0, next(str(p) for p in found if (p / "mathllm" / "__init__.py").is_file()))
+
+# %% tags=["parameters"]
+output_dir = "runs/tiny_backbone"  # folder: gets backbone/ (weights, tokenizer) and metrics.jsonl
+steps = 2600  # optimizer steps
+batch_tokens = 12_000  # tokens a step, padding counted
+learning_rate = 4e-3  # peak, for Muon and AdamW alike
+seed = 0  # of weights, problems and order
+threads = 2  # CPU threads
+reserved = "assets/reserved.txt"  # file: sums of the statements that are never trained on
+
+# %%
+import torch
+
+from mathllm.data.reserved import Reserved
+from mathllm.training.pretrain import PretrainConfig, build_backbone, build_tokenizer, pretrain
+
+torch.set_num_threads(threads)
+config = PretrainConfig(
+    steps=steps, batch_tokens=batch_tokens, learning_rate=learning_rate, seed=seed
+)
+tokenizer = build_tokenizer(config)
+backbone = build_backbone(config, tokenizer)
+print(f"{len(tokenizer)} tokens, {sum(p.numel() for p in backbone.parameters()):,} parameters")
+
+# %%
+output = Path(output_dir)
+pretrain(config, tokenizer, backbone, Reserved.read(Path(reserved)), output / "metrics.jsonl")
+
+# %%
+backbone.save_pretrained(output / "backbone")
+tokenizer.save_pretrained(output / "backbone")
+print(f"saved to {output / 'backbone'}")
+
+# %%
+import polars as pl
+from matplotlib import pyplot as plt
+
+curve = pl.read_ndjson(output / "metrics.jsonl").drop_nulls("step")
+figure, axes = plt.subplots(figsize=(7, 3.5))
+axes.semilogy(curve["step"], curve["loss"])
+axes.set(xlabel="optimizer step", ylabel="loss (nats per label token)")
+axes.grid(alpha=0.3)

@@ -1,0 +1,76 @@
+"""Rows to chat to token ids: prompts, labels and the tokenizer that both need.
+
+Knows ChatML through the tokenizer's own template. Knows nothing of models.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from mathllm.errors import WeightsError
+
+# The system prompt that Qwen2.5-Math-Instruct was trained with (its model card).
+SYSTEM_PROMPT = "Please reason step by step, and put your final answer within \\boxed{}."
+END_OF_TURN = "<|im_end|>"
+PADDING = "<|endoftext|>"
+
+
+@dataclass(frozen=True)
+class Example:
+    """One training row: `tokens` of the whole chat, of which the first `prompt` are masked."""
+
+    tokens: list[int]
+    prompt: int
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer in `folder`. Raises WeightsError if there is none or it lacks ChatML."""
+    if not (folder / "tokenizer.json").is_file():
+        raise WeightsError(
+            f"{folder} has no tokenizer.json: copy the backbone's tokenizer files there"
+        )
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as fault:  # the loaders raise many types for a corrupt file
+        raise WeightsError(
+            f"{folder}/tokenizer.json cannot be read ({fault}): copy it again"
+        ) from fault
+    vocabulary = tokenizer.get_vocab()
+    if missing := [t for t in (END_OF_TURN, PADDING) if t not in vocabulary]:
+        raise WeightsError(f"the tokenizer in {folder} has no {missing[0]}: a ChatML one is needed")
+    return tokenizer
+
+
+def end_of_turn_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The id that ends an assistant turn (151645 for Qwen2.5)."""
+    return tokenizer.convert_tokens_to_ids(END_OF_TURN)
+
+
+def padding_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The id that fills a batch up (151643 for Qwen2.5)."""
+    return tokenizer.convert_tokens_to_ids(PADDING)
+
+
+def prompt_text(tokenizer: PreTrainedTokenizerBase, problem: str) -> str:
+    """System prompt, the problem as the user's turn, and the head of the assistant's."""
+    messages = [
+        {"role": "system", "content": SYSTEM_PROMPT},
+        {"role": "user", "content": problem},
+    ]
+    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+
+
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, problem: str) -> list[int]:
+    """`prompt_text` as token ids."""
+    return tokenizer(prompt_text(tokenizer, problem), add_special_tokens=False)["input_ids"]
+
+
+def encode(
+    tokenizer: PreTrainedTokenizerBase, problems: list[str], solutions: list[str]
+) -> list[Example]:
+    """Training examples. Prompt and solution are tokenised apart, as in decoding."""
+    prompts = [prompt_text(tokenizer, p) for p in problems]
+    heads = tokenizer(prompts, add_special_tokens=False)["input_ids"]
+    tails = tokenizer([s + END_OF_TURN for s in solutions], add_special_tokens=False)["input_ids"]
+    return [Example(h + t, len(h)) for h, t in zip(heads, tails, strict=True)]

@@ -1,0 +1,30 @@
+"""The mistakes a user can make, one type for each kind.
+
+Each message names the file or value and the mend, in one or two lines. The command line
+prints it without a traceback and ends with exit status 2; anything else that is raised is
+a fault of ours and keeps its traceback.
+"""
+
+
+class UserError(Exception):
+    """Base of every mistake that the user, not the program, can mend."""
+
+
+class ProblemFileError(UserError):
+    """A file of problems that cannot be read as such: columns, ids, emptiness."""
+
+
+class WeightsError(UserError):
+    """A weights folder that is incomplete, corrupt, or made for another backbone."""
+
+
+class BundleError(UserError):
+    """A vendored bundle that is missing, stale, or changed after its manifest."""
+
+
+class ParameterError(UserError):
+    """A notebook or command-line parameter that is missing, unknown or of a wrong type."""
+
+
+class PortError(UserError):
+    """No port of the evaluation protocol is free."""
