@@ -15,7 +15,6 @@ from mathllm.errors import ParameterError
 from mathllm.trm import RecursiveLM
 from mathllm.trm.backbone import last_hidden
 from mathllm.trm.model import positions
-from mathllm.trm.recursion import deep_supervision
 
 
 @dataclass
@@ -45,7 +44,7 @@ class _Run:
 
     def step(self, tokens: Tensor, valid: Tensor) -> Tensor:
         """Logits [B, V] after the last of the next tokens [B, S]; `valid` [B, S], 0 at padding."""
-        model, config = self.model, self.model.config
+        model = self.model
         self.valid = torch.cat([self.valid, valid], dim=1)
         position_ids = positions(self.valid)[:, -tokens.shape[1] :]
         h = last_hidden(
@@ -59,11 +58,7 @@ class _Run:
         y = model.normalise(h)
         if self.recursion is not None:
             self.recursion.open(valid.bool())
-            x = y
-            f = model.f(model.rotary(h, position_ids), self.recursion.attend)
-            y, z = model.initial(x)
-            for y, _ in deep_supervision(f, x, y, z, config.n, config.T, config.N_sup):
-                pass
+            y = model.refine(y, model.rotary(h, position_ids), self.recursion.attend)
         return model.head(y[:, -1])
 
     def select(self, rows: Tensor) -> None:

@@ -1,14 +1,13 @@
 """Exponential moving average of the trained weights (arXiv 2510.04871, section 4.7)."""
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
 
 class EMA:
-    """Averages `parameters`; `applied` puts the averages in their place for a while."""
+    """Averages `parameters`; `apply` puts the averages in their place."""
 
     def __init__(self, parameters: Iterable[Tensor], decay: float) -> None:
         self.parameters = list(parameters)
@@ -26,14 +25,7 @@ class EMA:
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         torch._foreach_lerp_(self.averages, self.parameters, 1 - decay)
 
-    @contextmanager
-    def applied(self) -> Iterator[None]:
-        """The averages stand in the model while the context lasts."""
-        trained = [p.detach().clone() for p in self.parameters]
-        with torch.no_grad():
-            torch._foreach_copy_(self.parameters, self.averages)
-        try:
-            yield
-        finally:
-            with torch.no_grad():
-                torch._foreach_copy_(self.parameters, trained)
+    @torch.no_grad()
+    def apply(self) -> None:
+        """Put the averages in the parameters' place, for good."""
+        torch._foreach_copy_(self.parameters, self.averages)

@@ -142,5 +142,3 @@ def pretrain(
                 log.flush()
                 bar.set_postfix(loss=f"{row['loss']:.4f}")
     return model.eval()
-
-

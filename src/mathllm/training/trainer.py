@@ -138,8 +138,7 @@ def train(
             bar.set_postfix(
                 loss=" → ".join(f"{losses[i]:.3f}" for i in (0, -1)), right=f"{row['right']:.1%}"
             )
-    with torch.no_grad():
-        torch._foreach_copy_(parameters, ema.averages)
+    ema.apply()
     return model.eval()
 
 
@@ -154,15 +153,7 @@ def held_out_loss(
         input_ids, attention_mask, labels = (t.to(model.halting.weight.device) for t in batch)
         keep = labels != IGNORED
         x, rotary, attend = model.encode(input_ids, attention_mask)
-        for y, _ in deep_supervision(
-            model.f(rotary, attend),
-            x,
-            *model.initial(x),
-            model.config.n,
-            model.config.T,
-            model.config.N_sup,
-        ):
-            pass
+        y = model.refine(x, rotary, attend)
         for which, state in enumerate((y, x)):  # the head on x is the backbone itself
             logits = model.head(state[keep]).float()
             totals[which] += F.cross_entropy(logits, labels[keep], reduction="sum").item()

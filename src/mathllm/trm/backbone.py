@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
@@ -59,7 +60,9 @@ def load_backbone(
         backbone, report = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, local_files_only=True, output_loading_info=True
         )
-    except (ValueError, OSError, RuntimeError, KeyError) as fault:
+    except torch.OutOfMemoryError:
+        raise  # no fault of the folder's
+    except (ValueError, OSError, RuntimeError, KeyError, StrictDataclassError) as fault:
         reason = str(fault).strip().splitlines()[0]
         raise WeightsError(f"{folder} cannot be loaded as a causal LM: {reason}") from fault
     missing = sorted(report["missing_keys"])

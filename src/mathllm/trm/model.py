@@ -9,7 +9,7 @@ from mathllm.errors import WeightsError
 from mathllm.trm.backbone import last_hidden
 from mathllm.trm.block import Attend, Network, Rotary, causal_attention, rms
 from mathllm.trm.config import TRMConfig
-from mathllm.trm.recursion import F, deep_supervision
+from mathllm.trm.recursion import F, deep_recursion
 
 NOT_YET = -5.0  # bias of the untrained halting head: sigmoid(−5) = 0.7 %, as in the paper's code
 
@@ -113,6 +113,18 @@ class RecursiveLM(nn.Module):
         return self.halting(y).squeeze(-1)
 
     @torch.no_grad()
+    def refine(
+        self, x: Tensor, rotary: Rotary, attend: Attend, supervision_steps: int | None = None
+    ) -> Tensor:
+        """y [B, S, D] after N_sup supervision steps (or `supervision_steps`), no gradient."""
+        steps = self.config.N_sup if supervision_steps is None else supervision_steps
+        f = self.f(rotary, attend)
+        y, z = self.initial(x)
+        for _ in range(steps):
+            y, z = deep_recursion(f, x, y, z, self.config.n, self.config.T)
+        return y
+
+    @torch.no_grad()
     def logits(
         self,
         input_ids: Tensor,
@@ -124,13 +136,8 @@ class RecursiveLM(nn.Module):
         input_ids, attention_mask [B, S]; padding on either side. `supervision_steps`
         replaces N_sup.
         """
-        steps = self.config.N_sup if supervision_steps is None else supervision_steps
         x, rotary, attend = self.encode(input_ids, attention_mask)
-        y, z = self.initial(x)
-        f = self.f(rotary, attend)
-        for y, _ in deep_supervision(f, x, y, z, self.config.n, self.config.T, steps):
-            pass
-        return self.head(y)
+        return self.head(self.refine(x, rotary, attend, supervision_steps))
 
     def trm_parameters(self) -> list[tuple[str, nn.Parameter]]:
         """Name and tensor of every parameter that is the TRM's own; all are trainable."""

@@ -22,7 +22,13 @@ def latent_recursion(f: F, x: Tensor, y: Tensor, z: Tensor, n: int) -> tuple[Ten
 
 
 def deep_recursion(
-    f: F, x: Tensor, y: Tensor, z: Tensor, n: int, T: int, full_gradient: bool = False  # noqa: N803
+    f: F,
+    x: Tensor,
+    y: Tensor,
+    z: Tensor,
+    n: int,
+    T: int,
+    full_gradient: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """T latent recursions, gradient through the last one only, or through all of them."""
     with torch.set_grad_enabled(full_gradient and torch.is_grad_enabled()):
@@ -37,8 +43,8 @@ def deep_supervision(
     y: Tensor,
     z: Tensor,
     n: int,
-    T: int,  # noqa: N803
-    N_sup: int,  # noqa: N803
+    T: int,
+    N_sup: int,
     learn_initial_state: bool = False,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """N_sup deep recursions; gives y and z after each, and goes on from them detached.
