@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from mathllm.errors import ParameterError
+
 _MATH = re.compile(r"\$([^$]+)\$")
 _NOISE = re.compile(r"[\s.?!,:;]+")
 
@@ -43,3 +45,12 @@ class Reserved:
 
     def holds(self, statement: str) -> bool:
         return not self.sums.isdisjoint(fingerprints(statement))
+
+    def check(self, statements: Iterable[str]) -> None:
+        """Raise ParameterError for the first statement that may not be trained on."""
+        for row, statement in enumerate(statements):
+            if self.holds(statement):
+                raise ParameterError(
+                    f"training row {row} is a reserved problem ({statement[:80]!r}): "
+                    "drop it, or what you measure on that problem means nothing"
+                )

@@ -51,10 +51,13 @@ def supervision_loss(
     keep = labels != IGNORED
     answers = y[keep]  # [labels, D]
     targets = labels[keep]
-    logits = model.head(answers).float()
-    right = (logits.argmax(dim=-1) == targets).float()
+    logits = model.head(answers)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # 16 bits are too few
+    right = (logits.argmax(dim=-1) == targets).to(logits.dtype)
     answer_loss = F.cross_entropy(logits, targets)
-    halting_loss = F.binary_cross_entropy_with_logits(model.halting_logit(answers), right)
+    halting_loss = F.binary_cross_entropy_with_logits(
+        model.halting_logit(answers).to(logits.dtype), right
+    )
     return answer_loss, halting_loss, right.mean()
 
 

@@ -1,0 +1,62 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Ask a question
+#
+# One problem through the solver of the submission: samples, their answers, the vote.
+
+# %%
+import os
+import sys
+from pathlib import Path
+
+# A clone has the package in src/; on Kaggle it comes in a dataset.
+here = [p / "src" for p in [Path.cwd(), *Path.cwd().parents]]
+inputs = Path(os.environ.get("MATHLLM_INPUT_ROOT", "/kaggle/input"))
+found = [*here, *inputs.glob("*"), *inputs.glob("datasets/*/*")]
+sys.path.insert(0, next(str(p) for p in found if (p / "mathllm" / "__init__.py").is_file()))
+
+# %% tags=["parameters"]
+weights: str = "assets/tiny"  # folder that holds backbone/ and trm/
+problem: str = r"What is the remainder when $7^{4}$ is divided by $13$?"  # LaTeX
+n_samples: int = 8  # samples that vote
+max_new_tokens: int = 200  # tokens of a sample, at most
+temperature: float = 0.7  # 0 is greedy
+top_p: float = 0.95  # nucleus
+seconds: float = 60.0  # time to answer in
+seed: int = 0  # with the problem's id it decides every sample
+
+# %%
+import torch
+
+from mathllm.competition.paths import locate
+from mathllm.solving import SolverSettings, load_solver
+
+device = "cuda" if torch.cuda.is_available() else "cpu"
+settings = SolverSettings(
+    n_samples=n_samples,
+    max_new_tokens=max_new_tokens,
+    temperature=temperature,
+    top_p=top_p,
+    seed=seed,
+)
+solver = load_solver(locate(weights), settings, device)
+
+# %%
+solution = solver.solve("question", problem, seconds)
+print(f"answer {solution.answer} in {solution.seconds:.1f} s: {solution.reason}")
+
+# %%
+for number, attempt in enumerate(solution.attempts, 1):
+    print(
+        f"{number}. {attempt.answer}  ({attempt.tokens} tokens, {attempt.finish_reason}, "
+        f"{attempt.mean_entropy:.3f} nats a token)\n   {attempt.text}\n"
+    )
