@@ -1,7 +1,14 @@
 # ---
 # jupyter:
 #   jupytext:
+#     cell_metadata_filter: tags
 #     formats: ipynb,py:percent
+#     notebook_metadata_filter: kernelspec,jupytext
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -26,7 +33,7 @@ found = [*here, *inputs.glob("*"), *inputs.glob("datasets/*/*")]
 sys.path.insert(0, next(str(p) for p in found if (p / "mathllm" / "__init__.py").is_file()))
 
 # %% tags=["parameters"]
-weights: str = "assets/tiny"  # folder that holds backbone/ and trm/
+weights: str = ""  # folder with backbone/ and trm/, or a dataset; empty: the default
 output_dir: str = "runs/evaluate"  # folder: gets trm.parquet and backbone.parquet
 num_samples: int = 450  # held-out problems, generated
 families: str = ""  # names with commas between, as "add,gcd"; empty: all
@@ -41,15 +48,17 @@ import polars as pl
 import torch
 from IPython.display import display
 
-from mathllm.competition.paths import locate
+from mathllm.competition.paths import locate_weights
 from mathllm.data.arithmetic import generate
 from mathllm.data.chat import load_tokenizer
 from mathllm.decoding import BackboneDecoder, Decoder
 from mathllm.evaluation import accuracy_table, answer_rows
 from mathllm.evaluation.plots import plot_accuracy
+from mathllm.parameters import check_parameters
 from mathllm.trm import load_backbone, load_checkpoint
 
-folder, output = locate(weights), Path(output_dir)
+check_parameters(globals(), __annotations__)
+folder, output = locate_weights(weights), Path(output_dir)
 chosen = [name.strip() for name in families.split(",") if name.strip()] or None
 levels = [int(level) for level in difficulties.split(",")]
 rows = generate("test", num_samples, seed, chosen, levels)

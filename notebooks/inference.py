@@ -1,7 +1,14 @@
 # ---
 # jupyter:
 #   jupytext:
+#     cell_metadata_filter: tags
 #     formats: ipynb,py:percent
+#     notebook_metadata_filter: kernelspec,jupytext
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -25,7 +32,7 @@ found = [*here, *inputs.glob("*"), *inputs.glob("datasets/*/*")]
 sys.path.insert(0, next(str(p) for p in found if (p / "mathllm" / "__init__.py").is_file()))
 
 # %% tags=["parameters"]
-weights: str = "assets/tiny"  # folder that holds backbone/ and trm/
+weights: str = ""  # folder with backbone/ and trm/, or a dataset; empty: the default
 problem: str = r"What is the remainder when $7^{4}$ is divided by $13$?"  # LaTeX
 n_samples: int = 8  # samples that vote
 max_new_tokens: int = 200  # tokens of a sample, at most
@@ -37,9 +44,11 @@ seed: int = 0  # with the problem's id it decides every sample
 # %%
 import torch
 
-from mathllm.competition.paths import locate
+from mathllm.competition.paths import locate_weights
+from mathllm.parameters import check_parameters
 from mathllm.solving import SolverSettings, load_solver
 
+check_parameters(globals(), __annotations__)
 device = "cuda" if torch.cuda.is_available() else "cpu"
 settings = SolverSettings(
     n_samples=n_samples,
@@ -48,7 +57,7 @@ settings = SolverSettings(
     top_p=top_p,
     seed=seed,
 )
-solver = load_solver(locate(weights), settings, device)
+solver = load_solver(locate_weights(weights), settings, device)
 
 # %%
 solution = solver.solve("question", problem, seconds)

@@ -1,7 +1,14 @@
 # ---
 # jupyter:
 #   jupytext:
+#     cell_metadata_filter: tags
 #     formats: ipynb,py:percent
+#     notebook_metadata_filter: kernelspec,jupytext
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -27,7 +34,7 @@ found = [*here, *inputs.glob("*"), *inputs.glob("datasets/*/*")]
 sys.path.insert(0, next(str(p) for p in found if (p / "mathllm" / "__init__.py").is_file()))
 
 # %% tags=["parameters"]
-weights: str = "assets/tiny"  # folder that holds backbone/ (weights and tokenizer)
+weights: str = ""  # folder with backbone/, or a dataset; empty: the default
 output_dir: str = "runs/train"  # folder: gets backbone/, trm/ and metrics.jsonl
 num_samples: int = 2500  # training problems, generated
 held_out: int = 300  # held-out problems, for the loss against the backbone's
@@ -51,17 +58,19 @@ import polars as pl
 import torch
 from IPython.display import HTML, display
 
-from mathllm.competition.paths import locate
+from mathllm.competition.paths import locate, locate_weights
 from mathllm.data.arithmetic import generate
 from mathllm.data.chat import encode, load_tokenizer, padding_id
 from mathllm.data.problems import read_problems
 from mathllm.data.reserved import Reserved
 from mathllm.data.show import example_html
+from mathllm.parameters import check_parameters
 from mathllm.training.curves import plot_losses
 from mathllm.training.trainer import TrainConfig, held_out_loss, train
 from mathllm.trm import RecursiveLM, TRMConfig, load_backbone, save_checkpoint
 
-source, output = locate(weights) / "backbone", Path(output_dir)
+check_parameters(globals(), __annotations__)
+source, output = locate_weights(weights) / "backbone", Path(output_dir)
 config = TrainConfig(epochs=epochs, batch_tokens=batch_tokens, lr=lr, seed=seed)
 
 # %% [markdown]

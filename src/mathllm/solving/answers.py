@@ -6,6 +6,7 @@ anything, and every call is linear in the text with bounded arithmetic after tha
 """
 
 import re
+from collections.abc import Callable
 from fractions import Fraction
 
 # The answer range of the AIMO prizes; a caller with another competition passes its own.
@@ -23,7 +24,7 @@ _NUMBER = re.compile(
     re.ASCII,
 )
 _BRACES = re.compile(
-    r"\\+(?:boxed|fbox)(?![A-Za-z])\s*(?:(?P<box>\{)|(?P<bare>-?" + _NUMBER.pattern + r"))"
+    r"\\{1,2}(?:boxed|fbox)(?![A-Za-z])\s*(?:(?P<box>\{)|(?P<bare>-?" + _NUMBER.pattern + r"))"
     r"|\\.|(?P<open>\{)|(?P<close>\})",
     re.ASCII | re.DOTALL,
 )
@@ -31,28 +32,32 @@ _BRACES = re.compile(
 _LABEL = "\x1f"  # stands for words set in \text{…}: may precede or follow a value
 _EXPONENT = r"(?:\s*\^\s*(?:\{\s*-?\d\s*\}|\d))?"
 _COLOUR = re.compile(r"\\(?:text)?color\s*\{[^{}]*\}")
+_WORDS = r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|mathrm|mbox|hbox|operatorname)(?![A-Za-z])"
 _TEXT = re.compile(
-    r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|mathrm|mbox|hbox|operatorname)"
-    r"\s*\{(?P<inner>[^{}]*)\}(?P<exponent>" + _EXPONENT + ")"
+    _WORDS + r"\s*\{(?P<inner>(?:[^{}]|\{[^{}]*\})*)\}(?P<exponent>" + _EXPONENT + ")"
 )
 _COMMAND_OR_WORD = re.compile(rf"\\[A-Za-z]+|(?P<word>[A-Za-z][A-Za-z.]*{_EXPONENT}[:,]?)")
-_DEGREES = re.compile(rf"\^\s*(?:\{{\s*(?:\\circ|\\degree|{_LABEL})\s*\}}|\\circ|\\degree)|\\degree")
-_MODULUS = re.compile(r"\(?\s*\\p?mod\s*(?:\{[^{}]*\}|\d+)\s*\)?")
+_DEGREES = re.compile(
+    rf"\^\s*(?:\{{\s*(?:\\circ|\\degree|{_LABEL})\s*\}}|\\circ|\\degree)|\\degree"
+)
 _SILENT = re.compile(
-    r"\\(?:math(?:bf|it|sf|tt|normal)|boldsymbol|bm|underline|boxed|fbox|displaystyle|textstyle"
+    _WORDS
+    + r"|\\(?:math(?:bf|it|sf|tt|normal)|boldsymbol|bm|underline|boxed|fbox|displaystyle|textstyle"
     r"|left|right|[bB]igg?[lr]?|bf|rm|it|quad|qquad|Large|large|huge|Huge)(?![A-Za-z])"
-    r"|\\[()\[\]$%!]|[$%°]"
+    r"|\\[()\[\]$%]|[$%°]"
 )
 _SIGNS = str.maketrans({"−": "-", "–": "-", "×": "*", "·": "*", "⋅": "*", "÷": "/", "\xa0": " "})
 _OPERATORS = re.compile(r"\\(?:cdot|times|ast|div)(?![A-Za-z])")
 
 # A plain word after a number is a unit if it is one of these or clearly a word of its own;
 # one or two other letters are variables (2n, 3ab), and those are not integers.
-_UNITS = "cm mm km kg mg ml hr hrs min sec ft yd lb lbs oz mph kph deg rad"
-_UNIT = re.compile(
-    rf"(?:(?:{_UNITS.replace(' ', '|')})(?![A-Za-z])|(?<=\s)[A-Za-z]{{3,}})(?:/[A-Za-z]+)?{_EXPONENT}"
-)
-_SPACE = re.compile(r"(?:\s|~|\\[,;: ]|\\thinspace(?![A-Za-z]))+")
+_UNITS = "cm|mm|km|kg|mg|ml|hr|hrs|min|sec|ft|yd|lb|lbs|oz|mph|kph|deg|rad"
+_UNIT = re.compile(rf"(?:(?:{_UNITS})(?![A-Za-z])|(?<=\s)[A-Za-z]{{3,}})(?:/[A-Za-z]+)?{_EXPONENT}")
+_SPACE = re.compile(r"(?:\s|~|\\[,;:! ]|\\thinspace(?![A-Za-z]))+")
+_TAIL = re.compile(r"(?:\\[,;:! ]|[.,;:\s~])+$")
+# Left of an equals sign: lists, bounds, and terms such as 3x or x^2, which make it an
+# equation; m + n and f(3) name the number on the right.
+_NOT_A_NAME = re.compile(r"[,;<>!]|\\(?:le|ge|ne)|\d\s*[A-Za-z]|[A-Za-z]\s*\^")
 _FRACTION = re.compile(r"\\[dtc]?frac(?![A-Za-z])")
 _GROUPS = {"{": "}", "(": ")", "[": "]", "\\{": "\\}"}
 
@@ -105,31 +110,35 @@ def integer_value(content: str) -> int | None:
 def _plain(content: str) -> str:
     """The content without fonts, colours, words, degrees, currency and punctuation."""
     formula = _COLOUR.sub("", content.translate(_SIGNS))
-    for _ in range(MAX_DEPTH):  # from the innermost \text{…} outwards
+    for _ in range(MAX_DEPTH):  # \text{…} may stand in \textbf{…}
         formula, count = _TEXT.subn(_words_to_label, formula)
         if not count:
             break
-    formula = _MODULUS.sub("", formula)
     formula = _DEGREES.sub("", formula)
     formula = _OPERATORS.sub(lambda m: "/" if m[0] == "\\div" else "*", formula)
-    formula = _SILENT.sub(" ", formula)
-    return formula.strip().rstrip(".,;: ")
+    formula = _SILENT.sub("  ", formula)  # two: one could make a thousands separator
+    return _TAIL.sub("", formula).strip()
 
 
 def _words_to_label(match: re.Match[str]) -> str:
-    """`\\text{…}` as a group of what is left of it without words, or as a label."""
+    """What is left of `\\text{…}` with a label for each word."""
     inner = _COMMAND_OR_WORD.sub(lambda m: _LABEL if m["word"] else m[0], match["inner"])
-    if re.search(r"[\d\\]", inner, re.ASCII):
-        return "{" + inner + "}" + match["exponent"]
+    if re.search(r"\d", inner, re.ASCII):
+        return _LABEL + inner + _LABEL + match["exponent"]
     return _LABEL  # with its exponent: \text{cm}^2 squares the unit, not the number
 
 
 def _right_side(formula: str) -> str | None:
-    """What stands after the last equals sign; None for a list of equations or a bound."""
-    left, equals, right = formula.replace("\\equiv", "=").rpartition("=")
-    if not equals:
-        return formula
-    if re.search(r"[,;<>!]|\\(?:le|ge|ne)", re.sub(r"\([^()]*\)", "", left)):
+    """What stands after the last equals sign; None for an equation, a list or a bound.
+
+    A modulus after a number is a remark ("3 \\pmod 7"); after anything else it would have
+    to be carried out, which is not done here.
+    """
+    left, _, right = formula.replace("\\equiv", "=").rpartition("=")
+    right, modulus, _ = right.partition("\\pmod")
+    if modulus and not _NUMBER.fullmatch(right.strip()):
+        return None
+    if _NOT_A_NAME.search(re.sub(r"\([^()]*\)", "", left)):
         return None
     while right.endswith("}") and right.count("}") > right.count("{"):
         right = right[:-1]  # the group that held the whole equation
@@ -194,10 +203,7 @@ class _Reader:
         base = self._value()
         if not self._take("^"):
             return base
-        self.depth += 1  # 2^2^2^… recurses without a group
-        exponent = self._deeper(self._signed)
-        self.depth -= 1
-        return _raise(base, exponent)
+        return _raise(base, self._nested(self._signed))  # 2^2^2^… recurses without a group
 
     def _value(self) -> Fraction:
         while self._take(_LABEL):
@@ -223,19 +229,20 @@ class _Reader:
         raise _NoValueError
 
     def _group(self, opening: str) -> Fraction:
-        self.depth += 1
         self.brackets += opening != "{"
-        value = self._deeper(self._sum)
+        value = self._nested(self._sum)
         self.brackets -= opening != "{"
-        self.depth -= 1
         if not self._take(_GROUPS[opening]):
             raise _NoValueError
         return value
 
-    def _deeper(self, rule) -> Fraction:
+    def _nested(self, rule: Callable[[], Fraction]) -> Fraction:
+        self.depth += 1
         if self.depth > MAX_DEPTH:
             raise _NoValueError
-        return rule()
+        value = rule()
+        self.depth -= 1
+        return value
 
     def _number(self) -> Fraction:
         number = _NUMBER.match(self.formula, self.at)

@@ -1,0 +1,81 @@
+# Everything runs through .venv/bin/python, so nothing has to be activated.
+
+VENV := .venv
+PY := $(VENV)/bin/python
+READY := $(VENV)/.ready
+
+# The interpreter that .venv is made with: the first of these that runs and fits.
+SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))
+PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
+	$$p -c '$(SUPPORTED)' 2>/dev/null && echo $$p && break; done)
+
+# Where torch alone comes from; empty is pip's usual index, which on Linux means a CUDA build.
+TORCH_INDEX ?=
+
+# A folder that holds backbone/ and trm/. Flags of build.py's commands, for instance
+# TRAIN_FLAGS="-p epochs 2" or REHEARSE_FLAGS="--problems my.csv".
+WEIGHTS ?= assets/tiny
+TRAIN_DIR ?= runs/train
+TRAIN_FLAGS ?=
+EVALUATE_DIR ?= runs/evaluate
+EVALUATE_FLAGS ?=
+VENDOR_FLAGS ?=
+REHEARSE_FLAGS ?=
+
+# What make rehearse trains, evaluates and vendors: short enough to watch.
+REHEARSAL := runs/rehearse
+REHEARSAL_TRAIN_FLAGS ?= -p num_samples 1000
+REHEARSAL_EVALUATE_FLAGS ?= -p num_samples 180
+
+RUN := $(PY) build.py run --html
+
+.DEFAULT_GOAL := help
+.PHONY: help setup test lint pairs train evaluate vendor rehearse clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
+
+setup: $(READY) ## .venv with the pinned packages, from nothing
+
+$(READY): requirements.txt pyproject.toml
+	@$(or $(PYTHON),false) -c '$(SUPPORTED)' 2>/dev/null || \
+	{ echo "error: Python 3.11 or 3.12 is needed and '$(or $(PYTHON),python3)' is neither:" \
+	"make setup PYTHON=/path/to/python3.11" >&2; exit 2; }
+	$(PYTHON) -m venv --clear $(VENV)
+	@echo "installing torch, then the rest: some minutes the first time"
+	$(PY) -m pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$$(grep '^torch==' requirements.txt)"
+	$(PY) -m pip install --quiet -r requirements.txt
+	$(PY) -m pip install --quiet --no-build-isolation --no-deps -e .
+	@touch $@
+
+test: setup ## the tests
+	$(VENV)/bin/pytest
+
+lint: setup ## ruff, without changing anything
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+pairs: setup ## every notebook agrees with its .py and has no outputs
+	$(PY) .ci/pairs.py
+
+train: setup ## train a TRM on WEIGHTS/backbone; TRAIN_DIR becomes a weights folder
+	$(RUN) notebooks/train.ipynb --output $(TRAIN_DIR)/train.ipynb \
+		-p weights $(WEIGHTS) -p output_dir $(TRAIN_DIR) $(TRAIN_FLAGS)
+
+evaluate: setup ## accuracy of WEIGHTS by family, TRM against backbone, into EVALUATE_DIR
+	$(RUN) notebooks/evaluate.ipynb --output $(EVALUATE_DIR)/evaluate.ipynb \
+		-p weights $(WEIGHTS) -p output_dir $(EVALUATE_DIR) $(EVALUATE_FLAGS)
+
+vendor: setup ## lay out build/ for Kaggle from WEIGHTS
+	$(PY) build.py vendor --weights $(WEIGHTS) $(VENDOR_FLAGS)
+
+rehearse: setup ## train briefly, evaluate, vendor, and play Kaggle: one commit run, two reruns
+	$(MAKE) --no-print-directory train TRAIN_DIR=$(REHEARSAL)/weights TRAIN_FLAGS="$(REHEARSAL_TRAIN_FLAGS)"
+	$(MAKE) --no-print-directory evaluate WEIGHTS=$(REHEARSAL)/weights EVALUATE_DIR=$(REHEARSAL)/evaluate \
+		EVALUATE_FLAGS="$(REHEARSAL_EVALUATE_FLAGS)"
+	$(MAKE) --no-print-directory vendor WEIGHTS=$(REHEARSAL)/weights
+	$(PY) build.py rehearse $(REHEARSE_FLAGS)
+
+clean: ## remove build/ and caches; .venv and runs/ stay
+	rm -rf build .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -1,0 +1,72 @@
+# ---
+# jupyter:
+#   jupytext:
+#     cell_metadata_filter: tags
+#     formats: ipynb,py:percent
+#     notebook_metadata_filter: kernelspec,jupytext
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Submission
+#
+# Answers the competition's problems through its evaluation API. In a scored rerun it serves
+# and waits; in a commit run it plays the gateway over the public `test.csv`. It listens at
+# once and loads the weights meanwhile.
+
+# %%
+import os
+import sys
+from pathlib import Path
+
+# On Kaggle the package comes in a dataset; a clone has it in src/.
+inputs = Path(os.environ.get("MATHLLM_INPUT_ROOT", "/kaggle/input"))
+here = [p / "src" for p in [Path.cwd(), *Path.cwd().parents]]
+found = [*inputs.glob("*"), *inputs.glob("datasets/*/*"), *here]
+sys.path.insert(0, next(str(p) for p in found if (p / "mathllm" / "__init__.py").is_file()))
+
+# %% tags=["parameters"]
+weights: str = ""  # folder or dataset with backbone/ and trm/; empty: the vendored one
+n_samples: int = 4  # samples of a problem, which vote
+max_new_tokens: int = 256  # tokens of a sample, at most
+temperature: float = 0.7  # 0 is greedy
+top_p: float = 0.95  # nucleus
+hours: float = 5.0  # length of the session
+margin_minutes: float = 15.0  # kept free at its end
+expected_problems: int = 50  # that share the time; the gateway does not say how many come
+seed: int = 0  # with a problem's id it decides every sample
+
+# %%
+from mathllm.competition.serving import serve
+from mathllm.parameters import check_parameters
+from mathllm.solving import Budget, SolverSettings
+
+check_parameters(globals(), __annotations__)
+settings = SolverSettings(
+    n_samples=n_samples,
+    max_new_tokens=max_new_tokens,
+    temperature=temperature,
+    top_p=top_p,
+    seed=seed,
+)
+budget = Budget(hours * 3600, margin_minutes * 60, expected_problems)
+
+# %%
+submission = serve(weights, settings, budget)
+
+# %% [markdown]
+# ## What was answered
+
+# %%
+submission.summary()
+
+# %%
+submission.written()

@@ -1,0 +1,131 @@
+"""Where Kaggle puts things, and where a rehearsal does.
+
+Knows both layouts of the input root and the variables that tell a rerun. Knows nothing of
+what the files hold. Nothing is cached: tests and rehearsals change the environment.
+"""
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from mathllm.competition.settings import CURRENT
+from mathllm.errors import ParameterError, ProblemFileError
+
+INPUT_ROOT_VARIABLE = "MATHLLM_INPUT_ROOT"
+WORKING_DIR_VARIABLE = "MATHLLM_WORKING_DIR"
+RERUN_VARIABLE = "KAGGLE_IS_COMPETITION_RERUN"
+
+KAGGLE_INPUT = Path("/kaggle/input")
+KAGGLE_WORKING = Path("/kaggle/working")
+
+WEIGHTS_SLUG = "mathllm-weights"  # of the dataset that build.py vendors
+
+Kind = Literal["competitions", "datasets", "models", "notebooks"]
+
+
+def input_root() -> Path:
+    """The folder of all inputs: $MATHLLM_INPUT_ROOT if set and not empty, else Kaggle's."""
+    return Path(os.environ.get(INPUT_ROOT_VARIABLE) or KAGGLE_INPUT)
+
+
+def working_dir() -> Path:
+    """The folder whose files are kept: $MATHLLM_WORKING_DIR, else Kaggle's, else the current."""
+    if named := os.environ.get(WORKING_DIR_VARIABLE):
+        return Path(named)
+    return KAGGLE_WORKING if on_kaggle() and KAGGLE_WORKING.is_dir() else Path.cwd()
+
+
+def is_rerun() -> bool:
+    """Whether the competition reruns the notebook. As in its own package, any value counts."""
+    return RERUN_VARIABLE in os.environ
+
+
+def on_kaggle() -> bool:
+    """Whether the inputs are Kaggle's own, not a rehearsal's or a clone's."""
+    return not os.environ.get(INPUT_ROOT_VARIABLE) and KAGGLE_INPUT.is_dir()
+
+
+def find_input(kind: Kind, slug: str, owner: str | None = None) -> Path | None:
+    """The folder of an input, in the newer layout or else in the older; None without one.
+
+    The slug of a model may go on, as in "model/framework/variation/version". Competitions
+    have no owner; for the others None means whoever it is. The older layout has no owners.
+    Raises ParameterError when several owners have the slug and none is named.
+    """
+    root = input_root()
+    if kind == "competitions":
+        newer = [root / kind / slug]
+    elif owner is not None:
+        newer = [root / kind / owner / slug]
+    else:
+        newer = sorted((root / kind).glob(f"*/{slug}"))
+    found = [folder for folder in newer if folder.is_dir()]
+    if len(found) > 1:
+        owners = ", ".join(f.relative_to(root / kind).parts[0] for f in found)
+        raise ParameterError(
+            f"{slug} is ambiguous under {root / kind}: owners {owners}; name one of them"
+        )
+    older = root / slug
+    return found[0] if found else older if older.is_dir() else None
+
+
+def find_dataset(slug: str, owner: str | None = None) -> Path | None:
+    """The folder of a vendored dataset, None where it is not attached."""
+    return find_input("datasets", slug, owner)
+
+
+def find_competition() -> Path | None:
+    """The folder with the competition's files, None where they are not attached."""
+    return find_input("competitions", CURRENT.slug)
+
+
+def find_competition_file(name: str) -> Path:
+    """A file of the competition, such as test.csv. Raises ProblemFileError without it."""
+    folder = find_competition()
+    if folder is not None and (folder / name).is_file():
+        return folder / name
+    root = input_root()
+    tried = folder or f"{root / 'competitions' / CURRENT.slug} and {root / CURRENT.slug}"
+    raise ProblemFileError(
+        f"{name} of {CURRENT.slug} not found in {tried}\n"
+        f"attach the competition to the notebook, or set {INPUT_ROOT_VARIABLE}"
+    )
+
+
+def find_real_package() -> Path | None:
+    """The folder to put on sys.path for the competition's own evaluation package, or None."""
+    folder = find_competition()
+    if folder is None:
+        return None
+    module = folder.joinpath(*CURRENT.server_module.split(".")).with_suffix(".py")
+    return folder if module.is_file() else None
+
+
+def locate(name: str) -> Path:
+    """The file or folder that a notebook's parameter names.
+
+    The first that exists of: the path as it is, the path in the clone, a dataset with this
+    slug, the path inside an attached dataset (the source dataset has what a clone has under
+    assets/). Raises ParameterError that lists what was tried.
+    """
+    root = input_root()
+    clone = Path(__file__).parents[3]
+    places = [Path(name), clone / name]
+    if "/" not in name and (dataset := find_dataset(name)) is not None:
+        places.append(dataset)
+    places += sorted([*root.glob(f"*/{name}"), *root.glob(f"datasets/*/*/{name}")])
+    for place in places:
+        if name and place.exists():
+            return place
+    raise ParameterError(
+        f"{name!r} is neither a path here, nor one in {clone}, nor a dataset or a file of one "
+        f"under {root}: correct the path, or attach the dataset"
+    )
+
+
+def locate_weights(name: str) -> Path:
+    """`locate`, or for "" the default: the clone's assets/tiny, else the vendored weights."""
+    if name:
+        return locate(name)
+    embedded = Path(__file__).parents[3] / "assets" / "tiny"
+    return embedded if embedded.is_dir() else locate(WEIGHTS_SLUG)

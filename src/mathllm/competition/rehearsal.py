@@ -1,0 +1,138 @@
+"""Kaggle played on this machine, with what was vendored: one commit run, two reruns.
+
+Knows the order of things and what is kept of them. Knows nothing of processes (sessions.py),
+of how they are kept off the network (isolation.py), of the folders around them (stage.py),
+or of scores (scorecard.py).
+"""
+
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+import mathllm
+from mathllm.competition import bundle, scorecard, sessions
+from mathllm.competition.isolation import DESCRIPTION, Isolation, Mode
+from mathllm.competition.scorecard import Run
+from mathllm.competition.settings import CURRENT
+from mathllm.competition.stage import set_stage
+from mathllm.data.problems import read_problems
+from mathllm.notebooks import export_html
+
+WORKING_TREE = Path(mathllm.__file__).parents[1]  # what must not be imported in a rehearsal
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """What to rehearse. `seed` None leaves the notebook's own; `mode` None takes the best.
+
+    `known` is a file of problems whose answers count where `problems` has none.
+    """
+
+    build: Path
+    problems: Path
+    runs_dir: Path
+    known: Path | None = None
+    seed: int | None = None
+    keep: bool = False
+    mode: Mode | None = None
+
+
+def rehearse(order: Rehearsal, say: Callable[[str], None] = print) -> bool:
+    """Play the commit run and the reruns; True if every run succeeded.
+
+    Raises UserErrors for problems that cannot be read and for a bundle that is not as
+    vendored, before anything runs. Logs, notebooks and submissions are kept in `runs_dir`.
+    """
+    problems = read_problems(order.problems)
+    bundle.verify(order.build)
+    folder = Path(tempfile.mkdtemp(prefix="mathllm-rehearsal-"))
+    try:
+        stage = set_stage(folder, order.build.resolve(), order.problems)
+        with Isolation(folder / "isolation", [WORKING_TREE], order.mode) as isolation:
+            say(f"{len(problems)} problems, network: {DESCRIPTION[isolation.mode]}")
+            source = bundle.read_metadata(order.build, bundle.SOURCE)["id"]
+            play = sessions.Play(
+                stage=stage,
+                isolation=isolation,
+                notebook=order.build.resolve() / bundle.KERNEL / bundle.NOTEBOOK,
+                source=stage.dataset(source),
+                problems=problems["id"].to_list(),
+                seed=order.seed,
+                say=say,
+            )
+            runs = _play_all(play)
+        _keep(runs, order.runs_dir)
+        report = _report(problems["id"].to_list(), truth_of(problems, order.known), runs)
+        (order.runs_dir / "scorecard.txt").write_text(report + "\n", encoding="utf-8")
+        say(f"\n{report}")
+        if order.keep:
+            say(f"stage      {folder}")
+    finally:
+        if not order.keep:
+            shutil.rmtree(folder, ignore_errors=True)
+    return not any(run.fault for run in runs)
+
+
+def truth_of(problems: pl.DataFrame, known: Path | None) -> dict[str, int]:
+    """Known answers by id: the file's own, or those of the same statements in `known`."""
+    if CURRENT.answer_column in problems.columns or known is None:
+        rows = problems
+    else:
+        answers = read_problems(known).select("problem", CURRENT.answer_column)
+        rows = problems.join(answers, on="problem", how="inner")
+    if CURRENT.answer_column not in rows.columns:
+        return {}
+    return dict(zip(rows["id"], rows[CURRENT.answer_column], strict=True))
+
+
+def _play_all(play: sessions.Play) -> list[Run]:
+    """The commit run, then the reruns, up to the first that fails."""
+    runs: list[Run] = []
+    for number in range(CURRENT.runs + 1):
+        name = f"rerun {number}" if number else "commit run"
+        run = Run(number, name, play.stage.working(name.replace(" ", "-")))
+        runs.append(run)
+        play.say(f"\n{name}")
+        started = time.monotonic()
+        try:
+            (sessions.rerun if number else sessions.commit_run)(play, run)
+        except sessions.RunError as fault:
+            run.fault = str(fault)
+            play.say(f"  {name} FAILED: {fault}")
+            break
+        play.say(f"  {name} done in {time.monotonic() - started:.1f} s")
+    return runs
+
+
+def _keep(runs: list[Run], runs_dir: Path) -> None:
+    """Move the runs' folders to `runs_dir`, in place of an earlier rehearsal's."""
+    runs_dir.mkdir(parents=True, exist_ok=True)
+    for run in runs:
+        target = runs_dir / run.folder.name
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(run.folder, target)
+        if run.submission:
+            run.submission = target / run.submission.relative_to(run.folder)
+        run.folder = target
+
+
+def _report(ids: list[str], truth: dict[str, int], runs: list[Run]) -> str:
+    """Table, score and figures, and where everything is."""
+    commit, *reruns = runs
+    lines = []
+    if len(reruns) == CURRENT.runs:
+        lines += [scorecard.table(ids, truth, reruns), ""]
+        lines += [scorecard.conclusion(ids, truth, commit, reruns)]
+    lines += [f"submission {run.submission}" for run in runs if run.submission]
+    if commit.notebook.is_file():
+        lines += [f"notebook   {commit.notebook}", f"html       {export_html(commit.notebook)}"]
+    for run in runs:
+        if run.fault:
+            what = run.fault.partition(";")[0]
+            lines.append(f"FAILED     {run.name}: {what}; its logs are in {run.folder}")
+    return "\n".join(lines)

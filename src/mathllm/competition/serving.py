@@ -1,0 +1,114 @@
+"""The kernel: a server for the competition's gateway, from its start to its end.
+
+Knows which server to use, what to load, and how a run ends. Knows nothing of how a problem
+becomes an answer (submission.py), or of the wire.
+"""
+
+import importlib
+import os
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mathllm.competition import paths
+from mathllm.competition.journal import NAME, Journal
+from mathllm.competition.listener import InferenceServer
+from mathllm.competition.settings import CURRENT
+from mathllm.competition.submission import Submission, cause_of
+from mathllm.solving import Budget, Solver, SolverSettings, load_solver
+
+__all__ = ["Submission", "serve"]
+
+
+def serve(weights: str, settings: SolverSettings, budget: Budget) -> Submission:
+    """Serve until the end in a rerun; play the gateway over test.csv in a commit run.
+
+    `weights` is as paths.locate_weights takes it. In a commit run the first fault is raised
+    as it is; in a rerun only what keeps the server from listening (PortError), or the early
+    end of our gateway (GatewayGoneError).
+    """
+    rerun = paths.is_rerun()
+    test_file = None if rerun else paths.find_competition_file(CURRENT.test_file)
+    journal = Journal(paths.working_dir() / NAME)
+    journal.write("start", pid=os.getpid(), package=str(Path(__file__).parents[1]), rerun=rerun)
+    submission = Submission(lambda: _load_solver(weights, settings), budget, journal, rerun)
+    server = _competitions_server(submission) or InferenceServer(submission.predict)
+    ours = isinstance(server, InferenceServer)
+    port = server.start() if ours else None
+    journal.write("listening", package="mathllm" if ours else CURRENT.package, port=port)
+    print(f"listening{f' on port {port}' if ours else ''}, the weights are being loaded")
+    submission.start()
+    try:
+        if test_file is not None:
+            # Ours would say a line for each answer too.
+            quiet = {"report": lambda _: None} if ours else {}
+            server.run_local_gateway((str(test_file),), **quiet)
+            cause = "the gateway is done"
+        else:
+            cause = server.serve().value if ours else _until_sigterm(server.serve)
+    except Exception as error:
+        submission.close(cause_of(submission.fault or error))
+        if submission.fault is not None:
+            raise submission.fault from None
+        raise
+    submission.close(cause)
+    return submission
+
+
+def _competitions_server(submission: Submission) -> Any:
+    """The competition's own server, where its files are at hand and can be imported.
+
+    Raises what importing raised in a commit run; in a rerun ours takes its place, since both
+    speak the same protocol.
+    """
+    folder = paths.find_real_package()
+    if folder is None:
+        return None
+    # Its modules import each other from both folders.
+    sys.path += [str(folder), str(folder / CURRENT.package)]
+    try:
+        module = importlib.import_module(CURRENT.server_module)
+        return getattr(module, CURRENT.server_class)(submission.predict)
+    except Exception as error:
+        if not submission.rerun:
+            raise
+        print(f"{CURRENT.package} cannot be used, ours stands in: {cause_of(error)}")
+        return None
+
+
+class _Terminated(BaseException):
+    """SIGTERM arrived. Not an Exception, so that nothing on the way swallows it."""
+
+
+def _until_sigterm(wait: Callable[[], None]) -> str:
+    """Call `wait`; the competition's own server would wait for ever. Returns why it ended."""
+
+    def end(*_: Any) -> None:
+        raise _Terminated
+
+    main = threading.current_thread() is threading.main_thread()
+    previous = signal.signal(signal.SIGTERM, end) if main else None
+    try:
+        wait()
+    except _Terminated:
+        return "ended by SIGTERM"
+    finally:
+        if main:
+            signal.signal(signal.SIGTERM, previous)
+    return "the server ended"
+
+
+def _load_solver(weights: str, settings: SolverSettings) -> Solver:
+    folder = paths.locate_weights(weights)
+    # Of progress bars a notebook keeps fragments, and a warning that they are not widgets.
+    warnings.filterwarnings("ignore", message="IProgress not found")
+    # Here and not above: the kernel listens before torch is imported.
+    import torch
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    return load_solver(folder, settings, "cuda" if torch.cuda.is_available() else "cpu")

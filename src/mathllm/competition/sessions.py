@@ -1,0 +1,269 @@
+"""One run of a rehearsal: its processes, started, watched and ended.
+
+Knows processes, their logs and the kernel's journal. Knows nothing of what comes before or
+after the run, or of scores.
+
+    commit run   papermill runs submission.ipynb, and the notebook plays its own gateway
+    rerun        papermill runs it as the kernel, which serves; the gateway is a process of
+                 its own on the same loopback; when it is done, the kernel gets SIGTERM
+"""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from mathllm.competition.gateway import RESULT_FILE
+from mathllm.competition.isolation import Isolation
+from mathllm.competition.journal import NAME, read_journal, votes_text
+from mathllm.competition.scorecard import Run
+from mathllm.competition.settings import CURRENT
+from mathllm.competition.stage import Stage, session_environment
+
+POLL_SECONDS = 0.1
+END_SECONDS = 30  # for a process to end after SIGTERM, before it is killed
+NOTICE_SECONDS = 10  # for a kernel to end by itself once its gateway has failed
+LOG_LINES = 12  # of a failed process, shown
+_ANSI = re.compile(r"\x1b\[[0-9;]*m")
+
+
+class RunError(Exception):
+    """A run that did not end as it should; the message says why."""
+
+
+@dataclass(frozen=True)
+class Play:
+    """What every run of one rehearsal shares. `problems` are their ids, `source` the package."""
+
+    stage: Stage
+    isolation: Isolation
+    notebook: Path
+    source: Path
+    problems: list[str]
+    seed: int | None
+    say: Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process of a run, with the file that both of its outputs go to."""
+
+    name: str
+    popen: subprocess.Popen[bytes]
+    log: Path
+
+    @property
+    def ended(self) -> bool:
+        return self.popen.poll() is not None
+
+    @property
+    def status(self) -> str:
+        """How it ended, in words; empty for a success."""
+        code = self.popen.returncode
+        return "" if code == 0 else f"signal {-code}" if code < 0 else f"status {code}"
+
+    def last_lines(self) -> str:
+        text = _ANSI.sub("", self.log.read_text(encoding="utf-8", errors="replace"))
+        lines = [line.rstrip() for line in text.splitlines() if line.strip()]
+        shown = "\n".join(f"    {line}" for line in lines[-LOG_LINES:])
+        return f"the last lines of the {self.name}:\n{shown}"
+
+    def failed(self, what: str) -> RunError:
+        return RunError(f"the {self.name} {what}; {self.last_lines()}")
+
+
+class Follower:
+    """Reads a kernel's journal as it grows and tells the user what happened."""
+
+    def __init__(self, play: Play, run: Run, journal: Path):
+        self._play, self._run, self._journal = play, run, journal
+        self._seen = 0
+        self._started = time.time()
+        self.pid: int | None = None
+        self.port: int | None = None
+
+    def poll(self) -> None:
+        events = read_journal(self._journal)
+        for event in events[self._seen :]:
+            self._handle(event)
+        self._seen = len(events)
+
+    def _handle(self, event: dict[str, Any]) -> None:
+        say = self._play.say
+        match event["event"]:
+            case "start":
+                self.pid = event["pid"]
+                self._run.package = event["package"]
+            case "listening":
+                self._run.listening_seconds = event["time"] - self._started
+                self.port = event["port"]
+                say(f"  listening after {self._run.listening_seconds:.1f} s ({event['package']})")
+            case "loaded":
+                say(f"  solver loaded in {event['seconds']:.1f} s")
+            case "fault":
+                say(f"  fault: {event['cause']}")
+            case "answer":
+                self._run.answers[str(event["id"])] = event
+                self._run.budget_used = event["budget_used"]
+                count = f"{len(self._run.answers)}/{len(self._play.problems)}"
+                outcome = event["fault"] or f"{votes_text(event)} votes"
+                say(
+                    f"  {count:>7}  {event['id']}  answer {event['answer']:<5}  {outcome}  "
+                    f"{event['seconds']:.1f} s"
+                )
+
+
+def commit_run(play: Play, run: Run) -> None:
+    """The notebook by itself. Raises RunError."""
+    with _kernel(play, run, rerun=False) as (kernel, follower):
+        _wait(follower, lambda: kernel.ended)
+        if kernel.status:
+            raise kernel.failed(f"ended ({kernel.status})")
+    _check(play, run, run.folder / "kernel")
+
+
+def rerun(play: Play, run: Run) -> None:
+    """Kernel and gateway as two processes. Raises RunError."""
+    with _kernel(play, run, rerun=True) as (kernel, follower):
+        # The gateway waits for the kernel's own start, so that the figure is the kernel's alone.
+        deadline = time.monotonic() + CURRENT.startup_seconds
+        _wait(
+            follower,
+            lambda: run.listening_seconds or kernel.ended or time.monotonic() > deadline,
+        )
+        if run.listening_seconds is None:
+            raise kernel.failed("is not listening")
+        with _gateway(play, run, follower.port) as gateway:
+            _wait(follower, lambda: gateway.ended or kernel.ended)
+            if not gateway.ended:
+                raise kernel.failed(f"ended ({kernel.status}) before the gateway was done")
+        if gateway.status:
+            # Either may have ended the other, and papermill is the last to notice.
+            with suppress(subprocess.TimeoutExpired):
+                kernel.popen.wait(NOTICE_SECONDS)
+            raise RunError(f"{gateway.failed(f'ended ({gateway.status})')}\n{kernel.last_lines()}")
+        _terminate(kernel.popen, follower.pid)
+        follower.poll()
+        if kernel.status:
+            raise kernel.failed(f"ended ({kernel.status}) on SIGTERM")
+    _check(play, run, run.folder / "gateway")
+
+
+@contextmanager
+def _kernel(play: Play, run: Run, rerun: bool) -> Iterator[tuple[Process, Follower]]:
+    """The notebook under papermill, ended when the context is left."""
+    working = run.folder / "kernel"
+    working.mkdir()
+    seed = [] if play.seed is None else ["-p", "seed", str(play.seed)]
+    command = [
+        *(sys.executable, "-m", "papermill", "-k", "python3", *seed),
+        *("--log-output", "--no-progress-bar", "--cwd", str(working)),
+        *(str(play.notebook), str(run.notebook)),
+    ]
+    environment = session_environment(play.stage, working, rerun)
+    follower = Follower(play, run, working / NAME)
+    with _process(play, run, "kernel", command, environment) as kernel:
+        try:
+            yield kernel, follower
+        finally:
+            _terminate(kernel.popen, follower.pid)
+
+
+@contextmanager
+def _gateway(play: Play, run: Run, port: int | None) -> Iterator[Process]:
+    """The gateway, ended when the context is left.
+
+    It finds the kernel by itself, as on Kaggle; but outside of a namespace other kernels
+    may listen on this machine, so that there it is told the `port`.
+    """
+    working = run.folder / "gateway"
+    working.mkdir()
+    # The order is another every time, as on Kaggle; with a seed it can be had again.
+    seed = [] if play.seed is None else ["--seed", str(play.seed + run.number)]
+    told = ["--ports", str(port)] if port and play.isolation.mode == "guard" else []
+    command = [
+        *(sys.executable, "-m", "mathllm.competition.gateway", *seed, *told),
+        *("--problems", str(play.stage.test_file), "--output-dir", str(working)),
+    ]
+    environment = session_environment(play.stage, working, rerun=True)
+    environment["PYTHONPATH"] = str(play.source)
+    with _process(play, run, "gateway", command, environment) as gateway:
+        try:
+            yield gateway
+        finally:
+            _terminate(gateway.popen)
+
+
+@contextmanager
+def _process(
+    play: Play, run: Run, name: str, command: list[str], environment: dict[str, str]
+) -> Iterator[Process]:
+    log = run.folder / f"{name}.log"
+    with log.open("wb") as output:
+        popen = play.isolation.popen(command, environment, run.folder / name, output)
+        yield Process(name, popen, log)
+
+
+def _wait(follower: Follower, done: Callable[[], bool]) -> None:
+    while not done():
+        follower.poll()
+        time.sleep(POLL_SECONDS)
+    follower.poll()
+
+
+def _terminate(popen: subprocess.Popen[bytes], pid: int | None = None) -> None:
+    """End a process by SIGTERM, then by SIGKILL. `pid` is the one to ask first, if another.
+
+    Under papermill the code runs in a process of its own, with a session of its own.
+    """
+    if popen.poll() is not None:
+        return
+    with suppress(ProcessLookupError):
+        os.kill(pid or popen.pid, signal.SIGTERM)
+    try:
+        popen.wait(END_SECONDS)
+    except subprocess.TimeoutExpired:
+        for doomed in filter(None, (pid, popen.pid)):
+            with suppress(ProcessLookupError):
+                os.kill(doomed, signal.SIGKILL)
+        popen.wait()
+
+
+def _check(play: Play, run: Run, working: Path) -> None:
+    """The run used the vendored package, and its submission has every problem once."""
+    inside = Path(run.package or "/").resolve()
+    if not inside.is_relative_to(play.stage.input_root.resolve()):
+        raise RunError(f"mathllm came from {inside}, not from what was vendored")
+    path = working / CURRENT.submission_file
+    if not path.is_file():
+        raise RunError(f"no {CURRENT.submission_file} was written{_result(working)}")
+    run.submission = path
+    rows = pl.read_parquet(path)
+    wanted = [CURRENT.id_column, CURRENT.answer_column]
+    if rows.columns != wanted:
+        raise RunError(
+            f"{CURRENT.submission_file} has columns {rows.columns}, it must have {wanted}"
+        )
+    ids, answers = ([str(value) for value in rows[name]] for name in wanted)
+    if sorted(ids) != sorted(play.problems):
+        raise RunError(f"{CURRENT.submission_file} has {len(ids)} rows, not one for each problem")
+    run.submitted = {id_: int(answer) for id_, answer in zip(ids, answers, strict=True)}
+
+
+def _result(working: Path) -> str:
+    """What the gateway's result.json says went wrong, if there is one."""
+    path = working / RESULT_FILE
+    if not path.is_file():
+        return ""
+    result = json.loads(path.read_text(encoding="utf-8"))
+    return f": {result.get('ErrorName')} {result.get('ErrorDetails')}"

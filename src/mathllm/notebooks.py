@@ -1,0 +1,48 @@
+"""Running a notebook from a command line, and showing it to a person.
+
+Knows papermill and nbconvert. Knows nothing of what a notebook is about.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from mathllm import errors
+from mathllm.parameters import parse_parameters, read_declarations
+
+
+class NotebookError(Exception):
+    """A cell raised something that is no mistake of the user's; the message is its traceback."""
+
+
+def run_notebook(notebook: Path, output: Path, pairs: Sequence[tuple[str, str]]) -> None:
+    """Execute `notebook` into `output`, with parameters as (name, text) pairs.
+
+    Parameters are checked before anything is written. A UserError that a cell raises comes
+    out as it is, anything else as NotebookError; `output` then holds the notebook so far.
+    """
+    parameters = parse_parameters(pairs, read_declarations(notebook))
+    # Here and not above: papermill takes a second that no other command needs.
+    from papermill import PapermillExecutionError, execute_notebook
+
+    output.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        execute_notebook(str(notebook), str(output), parameters, kernel_name="python3")
+    except PapermillExecutionError as fault:
+        kind = getattr(errors, fault.ename, None)
+        if isinstance(kind, type) and issubclass(kind, errors.UserError):
+            raise kind(fault.evalue) from None
+        raise NotebookError("\n".join(fault.traceback)) from None
+
+
+def export_html(notebook: Path) -> Path:
+    """The notebook as one HTML file beside it, to be read offline; returns its path."""
+    from nbconvert import HTMLExporter
+
+    # Scripts from the web are left out: the page must read the same without a network.
+    nowhere = dict.fromkeys(("require_js_url", "jquery_url", "mathjax_url"), "")
+    exporter = HTMLExporter(embed_images=True, **nowhere)
+    text, _ = exporter.from_filename(str(notebook))
+    page = notebook.with_suffix(".html")
+    part = page.with_name(f".{page.name}.part")
+    part.write_text(text, encoding="utf-8")
+    return part.replace(page)

@@ -1,0 +1,140 @@
+"""Parameters of notebooks: what a notebook declares, and whether a given value fits.
+
+Knows names, types and values. Knows nothing of what they mean, or of how notebooks run.
+A notebook declares its parameters in the cell tagged `parameters`, each as
+`name: type = default  # meaning`, and calls `check_parameters(globals(), __annotations__)`
+in the cell after it, because whoever runs it may have put other values in.
+"""
+
+import ast
+import difflib
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mathllm.errors import ParameterError
+
+TYPES = {"str": str, "int": int, "float": float, "bool": bool}
+_MISSING = object()
+
+
+@dataclass(frozen=True)
+class Declared:
+    """A parameter as its notebook declares it: the type's name, and whether it has a default."""
+
+    name: str
+    type_name: str
+    has_default: bool
+
+
+def _type_name(declared: Any) -> str:
+    return declared if isinstance(declared, str) else getattr(declared, "__name__", str(declared))
+
+
+def _fits(value: Any, type_name: str) -> bool:
+    """bool is no number, and a float is a finite one; an int will do for a float."""
+    expected = TYPES.get(type_name)
+    if expected is None:
+        return True
+    if isinstance(value, bool) or expected is bool:
+        return isinstance(value, bool) and expected is bool
+    if expected is float:
+        return isinstance(value, (int, float)) and math.isfinite(value)
+    return isinstance(value, expected)
+
+
+def _shown(type_name: str) -> str:
+    """A type as its user writes it on a command line."""
+    return {"float": "a finite float", "bool": "a bool, True or False", "int": "an int"}.get(
+        type_name, f"a {type_name}"
+    )
+
+
+def check_parameters(given: Mapping[str, Any], declared: Mapping[str, Any]) -> None:
+    """Raise ParameterError for the first of `declared` that `given` lacks or has otherwise.
+
+    `given` may hold other names too (a notebook passes its globals). `declared` maps names
+    to types or their names; types other than str, int, float and bool are not checked.
+    """
+    for name, kind in declared.items():
+        value, type_name = given.get(name, _MISSING), _type_name(kind)
+        if value is _MISSING:
+            raise ParameterError(
+                f"parameter {name} is missing: it has no default, so give {_shown(type_name)} "
+                f"with -p {name} VALUE"
+            )
+        if not _fits(value, type_name):
+            raise ParameterError(
+                f"parameter {name} is {value!r} ({type(value).__name__}): "
+                f"it must be {_shown(type_name)}"
+            )
+
+
+def read_declarations(notebook: Path) -> list[Declared]:
+    """What the cell tagged `parameters` of an .ipynb declares, in order.
+
+    Raises ParameterError when the file is no notebook or has no such cell.
+    """
+    if not notebook.is_file():
+        raise ParameterError(f"no notebook {notebook}: give the path of an .ipynb file")
+    try:
+        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+        tagged = [c for c in cells if "parameters" in c.get("metadata", {}).get("tags", [])]
+    except (ValueError, KeyError, TypeError, AttributeError) as fault:
+        raise ParameterError(
+            f"{notebook} is not a notebook ({fault!r}): give the .ipynb of a pair, not its .py"
+        ) from fault
+    if not tagged:
+        raise ParameterError(f"{notebook} has no cell tagged 'parameters': tag one")
+    source = tagged[0]["source"]
+    try:
+        tree = ast.parse(source if isinstance(source, str) else "".join(source))
+    except SyntaxError as fault:
+        raise ParameterError(
+            f"{notebook}: the cell tagged 'parameters' is not Python ({fault}): mend that cell"
+        ) from fault
+    return [found for node in tree.body if (found := _declaration(node))]
+
+
+def _declaration(node: ast.stmt) -> Declared | None:
+    if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+        return Declared(node.target.id, ast.unparse(node.annotation), node.value is not None)
+    if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+        return Declared(node.targets[0].id, "", True)
+    return None
+
+
+def parse_parameters(
+    pairs: Iterable[tuple[str, str]], declarations: Iterable[Declared]
+) -> dict[str, Any]:
+    """Values of the declared types from a command line's (name, text) pairs.
+
+    Raises ParameterError for an unknown name (the nearest known one is named), a text that
+    is not of the type, or a parameter that has no default and is not given.
+    """
+    known = {declared.name: declared for declared in declarations}
+    values: dict[str, Any] = {}
+    for name, text in pairs:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            mend = f"did you mean {near[0]}?" if near else f"it has {', '.join(known)}"
+            raise ParameterError(f"parameter {name} is unknown to this notebook: {mend}")
+        values[name] = _parse(name, text, known[name].type_name)
+    required = {d.name: d.type_name for d in known.values() if not d.has_default}
+    check_parameters(values, required)
+    return values
+
+
+def _parse(name: str, text: str, type_name: str) -> Any:
+    """`text` as `type_name`; a parameter declared without a type is taken as a literal."""
+    if type_name == "str":
+        return text
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = text
+    check_parameters({name: value}, {name: type_name})
+    return float(value) if type_name == "float" else value
