@@ -3,6 +3,7 @@
 Knows papermill and nbconvert. Knows nothing of what a notebook is about.
 """
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,7 +27,16 @@ def run_notebook(notebook: Path, output: Path, pairs: Sequence[tuple[str, str]])
 
     output.parent.mkdir(parents=True, exist_ok=True)
     try:
-        execute_notebook(str(notebook), str(output), parameters, kernel_name="python3")
+        # What cells print, and their progress bars, as they come: a cell may run for hours.
+        execute_notebook(
+            str(notebook),
+            str(output),
+            parameters,
+            kernel_name="python3",
+            progress_bar=False,
+            stdout_file=sys.stdout,
+            stderr_file=sys.stderr,
+        )
     except PapermillExecutionError as fault:
         kind = getattr(errors, fault.ename, None)
         if isinstance(kind, type) and issubclass(kind, errors.UserError):

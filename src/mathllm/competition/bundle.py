@@ -56,7 +56,7 @@ def vendor(order: Order) -> dict[str, str]:
     order.build.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{order.build.name}-", dir=order.build.parent))
     try:
-        sums = dict(sorted(_lay_out(order, names, staging)))
+        sums = dict(_lay_out(order, names, staging))
         _write_json(staging / MANIFEST, {"files": sums, "format": FORMAT})
         staging.chmod(0o755)  # mkdtemp's is for the owner alone
         _swap(staging, order.build)
