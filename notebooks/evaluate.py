@@ -31,6 +31,7 @@ here = [p / "src" for p in [Path.cwd(), *Path.cwd().parents]]
 inputs = Path(os.environ.get("MATHLLM_INPUT_ROOT", "/kaggle/input"))
 found = [*here, *inputs.glob("*"), *inputs.glob("datasets/*/*")]
 sys.path.insert(0, next(str(p) for p in found if (p / "mathllm" / "__init__.py").is_file()))
+# %matplotlib inline
 
 # %% tags=["parameters"]
 weights: str = ""  # folder with backbone/ and trm/, or a dataset; empty: the default
@@ -54,13 +55,13 @@ from mathllm.data.chat import load_tokenizer
 from mathllm.decoding import BackboneDecoder, Decoder
 from mathllm.evaluation import accuracy_table, answer_rows
 from mathllm.evaluation.plots import plot_accuracy
-from mathllm.parameters import check_parameters
+from mathllm.parameters import check_parameters, parse_list
 from mathllm.trm import load_backbone, load_checkpoint
 
 check_parameters(globals(), __annotations__)
 folder, output = locate_weights(weights), Path(output_dir)
-chosen = [name.strip() for name in families.split(",") if name.strip()] or None
-levels = [int(level) for level in difficulties.split(",")]
+chosen = parse_list("families", families)
+levels = parse_list("difficulties", difficulties, int)
 rows = generate("test", num_samples, seed, chosen, levels)
 
 # %%

@@ -33,6 +33,7 @@ here = [p / "src" for p in [Path.cwd(), *Path.cwd().parents]]
 inputs = Path(os.environ.get("MATHLLM_INPUT_ROOT", "/kaggle/input"))
 found = [*here, *inputs.glob("*"), *inputs.glob("datasets/*/*")]
 sys.path.insert(0, next(str(p) for p in found if (p / "mathllm" / "__init__.py").is_file()))
+# %matplotlib inline
 
 # %% tags=["parameters"]
 output_dir: str = (

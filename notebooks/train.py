@@ -32,11 +32,13 @@ here = [p / "src" for p in [Path.cwd(), *Path.cwd().parents]]
 inputs = Path(os.environ.get("MATHLLM_INPUT_ROOT", "/kaggle/input"))
 found = [*here, *inputs.glob("*"), *inputs.glob("datasets/*/*")]
 sys.path.insert(0, next(str(p) for p in found if (p / "mathllm" / "__init__.py").is_file()))
+# %matplotlib inline
 
 # %% tags=["parameters"]
 weights: str = ""  # folder with backbone/, or a dataset; empty: the default
 output_dir: str = "runs/train"  # folder: gets backbone/, trm/ and metrics.jsonl
 num_samples: int = 2500  # training problems, generated
+difficulties: str = "1,2,3"  # of 1 (operands to 12), 2 (two digits), 3 (three digits)
 held_out: int = 300  # held-out problems, for the loss against the backbone's
 n_latent: int = 2  # n: latent updates in a latent recursion
 T_recursion: int = 2  # T: latent recursions in a deep recursion, the last with gradient
@@ -46,7 +48,7 @@ mixer: str = "attention"  # "attention" or "none" (the recursion is then per tok
 freeze_lm_head: bool = True  # keep the backbone's norm and head, or train a copy of them
 epochs: int = 1  # passes over the training problems
 batch_tokens: int = 6_000  # tokens a batch, padding counted
-lr: float = 1e-3  # peak learning rate of AdamW
+lr: float = 1e-4  # peak learning rate of AdamW
 seed: int = 0  # of weights, problems and order
 reserved: str = "assets/reserved.txt"  # file: sums of statements never to train on
 problems: str = "assets/problems.csv"  # file: problems of the rehearsal, never to train on
@@ -64,7 +66,7 @@ from mathllm.data.chat import encode, load_tokenizer, padding_id
 from mathllm.data.problems import read_problems
 from mathllm.data.reserved import Reserved
 from mathllm.data.show import example_html
-from mathllm.parameters import check_parameters
+from mathllm.parameters import check_parameters, parse_list
 from mathllm.training.curves import plot_losses
 from mathllm.training.trainer import TrainConfig, held_out_loss, train
 from mathllm.trm import RecursiveLM, TRMConfig, load_backbone, save_checkpoint
@@ -97,7 +99,8 @@ pl.DataFrame(model.parameter_table(), schema=["component", "parameters", "traina
 
 # %%
 never = Reserved.read(locate(reserved)).add(read_problems(locate(problems))["problem"])
-rows = generate("train", num_samples, seed, reserved=never)
+levels = parse_list("difficulties", difficulties, int)
+rows = generate("train", num_samples, seed, (), levels, never)
 tests = generate("test", held_out, seed)
 never.check(rows["problem"])
 train_set, test_set = (

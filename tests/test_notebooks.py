@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 from conftest import ROOT
 
-from mathllm.errors import ParameterError, WeightsError
+from mathllm.errors import ParameterError
 from mathllm.notebooks import export_html, run_notebook
 
 
@@ -38,7 +38,7 @@ def test_training_makes_a_weights_folder(trained):
     assert (trained / "backbone" / "tokenizer.json").is_file()
     assert (trained / "trm" / "model.safetensors").is_file()
     page = export_html(trained / "train.ipynb").read_text(encoding="utf-8")
-    assert "image/png;base64" in page
+    assert "data:image/png;base64" in page  # the loss curves
     assert 'src="http' not in page  # it reads the same without a network
 
 
@@ -87,12 +87,24 @@ def test_pretraining_makes_a_backbone_that_trains_on(tmp_path):
         ([("epochs", "many")], ParameterError, "epochs is 'many'"),
         ([("epoch", "1")], ParameterError, "did you mean epochs"),
         ([("mixer", "conv")], ParameterError, "mixer is 'conv'"),
-        ([("weights", "no/such/folder")], WeightsError, "no/such/folder"),
+        ([("weights", "no/such/folder")], ParameterError, "no/such/folder"),
     ],
 )
 def test_a_mistake_in_a_parameter_is_said_in_a_line(tmp_path, pairs, kind, named):
     with pytest.raises(kind, match=named):
         run_notebook(ROOT / "notebooks" / "train.ipynb", tmp_path / "train.ipynb", pairs)
+
+
+def test_a_page_shows_the_end_of_a_progress_bar_alone(tmp_path):
+    cell = nbformat.v4.new_code_cell("work()")
+    for text in ("load 0%", "\rload 50%", "\rload 100%\n", "done\n"):
+        cell.outputs.append(nbformat.v4.new_output("stream", name="stderr", text=text))
+    path = tmp_path / "bar.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), path)
+    page = export_html(path).read_text(encoding="utf-8")
+    assert "load 100%\ndone" in page
+    assert "50%\n" not in page
+    assert "load 0%" not in page
 
 
 def test_a_vendored_package_is_found_as_on_kaggle(tmp_path, monkeypatch, trained):

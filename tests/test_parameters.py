@@ -9,7 +9,13 @@ import pytest
 from conftest import ROOT
 
 from mathllm.errors import ParameterError
-from mathllm.parameters import Declared, check_parameters, parse_parameters, read_declarations
+from mathllm.parameters import (
+    Declared,
+    check_parameters,
+    parse_list,
+    parse_parameters,
+    read_declarations,
+)
 
 DECLARED = [
     Declared("epochs", "int", True),
@@ -168,3 +174,16 @@ def test_run_writes_nothing_when_a_parameter_does_not_fit(tmp_path):
         == "error: parameter epoch is unknown to this notebook: did you mean epochs?\n"
     )
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "values"),
+    [("1,2,3", int, [1, 2, 3]), (" add , gcd", str, ["add", "gcd"]), ("", int, [])],
+)
+def test_a_list_is_read_from_one_parameter(text, kind, values):
+    assert parse_list("names", text, kind) == values
+
+
+def test_a_wrong_value_in_a_list_is_named():
+    with pytest.raises(ParameterError, match=r"difficulties is '1,two': 'two' is not an int"):
+        parse_list("difficulties", "1,two", int)

@@ -80,7 +80,7 @@ def test_training_is_the_papers_pseudo_code(tmp_path):
             loss = F.cross_entropy(theirs.head(y).flatten(0, 1), labels.flatten())
             keep = labels != IGNORED
             right = (theirs.head(y).argmax(-1) == labels)[keep].float()
-            halting = theirs.halting(y).squeeze(-1)[keep]
+            halting = theirs.halting(y.detach()).squeeze(-1)[keep]
             total = loss + 0.5 * F.binary_cross_entropy_with_logits(halting, right.double())
             gradients = torch.autograd.grad(total, parameters)
             norm = torch.sqrt(sum((g**2).sum() for g in gradients))
@@ -99,6 +99,17 @@ def test_training_is_the_papers_pseudo_code(tmp_path):
     assert [x for row in logged[1:] for x in row["loss"]] == pytest.approx(losses, rel=1e-6)
     for (_, p), expected in zip(ours.trm_parameters(), average, strict=True):
         torch.testing.assert_close(p.detach(), expected, atol=1e-7, rtol=1e-6)
+
+
+def test_the_halting_head_does_not_shape_the_answer():
+    model = random_trm(make_backbone(), n=1, T=1, N_sup=1)
+    ids, mask, labels = collate(examples(5), padding=0)
+    x, rotary, attend = model.encode(ids, mask)
+    y = model.network(x, rotary, attend)
+    _, halting, _ = supervision_loss(model, y, labels)
+    halting.backward()
+    touched = {name for name, p in model.trm_parameters() if p.grad is not None}
+    assert touched == {"halting.weight", "halting.bias"}
 
 
 def test_training_lowers_the_loss_below_the_backbones(tmp_path):

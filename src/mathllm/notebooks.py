@@ -3,9 +3,13 @@
 Knows papermill and nbconvert. Knows nothing of what a notebook is about.
 """
 
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+import nbformat
+from nbformat import NotebookNode
 
 from mathllm import errors
 from mathllm.parameters import parse_parameters, read_declarations
@@ -51,8 +55,33 @@ def export_html(notebook: Path) -> Path:
     # Scripts from the web are left out: the page must read the same without a network.
     nowhere = dict.fromkeys(("require_js_url", "jquery_url", "mathjax_url"), "")
     exporter = HTMLExporter(embed_images=True, **nowhere)
-    text, _ = exporter.from_filename(str(notebook))
+    executed = nbformat.read(notebook, as_version=4)
+    for cell in executed.cells:
+        if cell.cell_type == "code":
+            cell.outputs = _settled(cell.outputs)
+    title = {"metadata": {"name": notebook.stem}}
+    text, _ = exporter.from_notebook_node(executed, title)
     page = notebook.with_suffix(".html")
     part = page.with_name(f".{page.name}.part")
     part.write_text(text, encoding="utf-8")
     return part.replace(page)
+
+
+def _settled(outputs: list[NotebookNode]) -> list[NotebookNode]:
+    """Each stream in one piece, and of each line what its last carriage return left.
+
+    A progress bar so shows its end; a browser would show each of its states on a line.
+    """
+    settled: list[NotebookNode] = []
+    streams: dict[str, NotebookNode] = {}
+    for output in outputs:
+        if output.output_type != "stream":
+            settled.append(output)
+        elif output.name in streams:
+            streams[output.name].text += output.text
+        else:
+            streams[output.name] = output
+            settled.append(output)
+    for output in streams.values():
+        output.text = re.sub(r"[^\n]*\r(?=[^\n])", "", output.text)
+    return settled

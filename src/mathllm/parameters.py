@@ -10,7 +10,7 @@ import ast
 import difflib
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -138,3 +138,20 @@ def _parse(name: str, text: str, type_name: str) -> Any:
         value = text
     check_parameters({name: value}, {name: type_name})
     return float(value) if type_name == "float" else value
+
+
+def parse_list(name: str, text: str, kind: Callable[[str], Any] = str) -> list[Any]:
+    """The values of a parameter such as "1,2,3"; spaces do not count, "" is no value.
+
+    Raises ParameterError for a value that is not of the `kind`.
+    """
+    values = []
+    for part in filter(None, (piece.strip() for piece in text.split(","))):
+        try:
+            values.append(kind(part))
+        except ValueError as fault:
+            raise ParameterError(
+                f"parameter {name} is {text!r}: {part!r} is not {_shown(_type_name(kind))}; "
+                "give values with commas between them"
+            ) from fault
+    return values

@@ -9,7 +9,6 @@ import os
 import signal
 import sys
 import threading
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -104,11 +103,9 @@ def _until_sigterm(wait: Callable[[], None]) -> str:
 
 def _load_solver(weights: str, settings: SolverSettings) -> Solver:
     folder = paths.locate_weights(weights)
-    # Of progress bars a notebook keeps fragments, and a warning that they are not widgets.
-    warnings.filterwarnings("ignore", message="IProgress not found")
     # Here and not above: the kernel listens before torch is imported.
     import torch
     from transformers.utils import logging
 
-    logging.disable_progress_bar()
+    logging.disable_progress_bar()  # a notebook keeps fragments of them
     return load_solver(folder, settings, "cuda" if torch.cuda.is_available() else "cpu")

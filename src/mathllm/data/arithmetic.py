@@ -42,21 +42,23 @@ def generate(
     split: Split,
     count: int,
     seed: int,
-    families: Iterable[str] | None = None,
-    difficulties: Iterable[int] = DIFFICULTIES,
+    families: Iterable[str] = (),
+    difficulties: Iterable[int] = (),
     reserved: Reserved | None = None,
 ) -> pl.DataFrame:
-    """`count` problems, families and difficulties drawn evenly.
+    """`count` problems, families and difficulties drawn evenly; none named means all.
 
     Columns: id, source, problem, solution, answer, level, subject; `level` is the
     difficulty (1: operands to 12, 2: to two digits, 3: to three digits) and `subject` the
     family. Rows that `reserved` holds are never drawn.
     """
-    names, levels = list(families or FAMILIES), list(difficulties)
+    names, levels = list(families) or list(FAMILIES), list(difficulties) or list(DIFFICULTIES)
     if unknown := sorted(set(names) - set(FAMILIES)):
         raise ParameterError(f"unknown family {unknown[0]!r}; known: {', '.join(FAMILIES)}")
     if unknown := sorted(set(levels) - set(DIFFICULTIES)):
         raise ParameterError(f"unknown difficulty {unknown[0]!r}; known: 1, 2, 3")
+    if count < 1:
+        raise ParameterError(f"{count} problems asked for: ask for at least 1")
     rng = random.Random(f"{split}:{seed}")
     rows = []
     while len(rows) < count:

@@ -9,9 +9,7 @@ import re
 from collections.abc import Callable
 from fractions import Fraction
 
-# The answer range of the AIMO prizes; a caller with another competition passes its own.
-ANSWER_MIN = 0
-ANSWER_MAX = 99999
+from mathllm.data.problems import ANSWER_MAX, ANSWER_MIN
 
 MAX_CONTENT = 2000  # characters; a longer box holds an essay, not an integer
 MAX_BITS = 4096  # of any intermediate value, so that 9^{9^9} costs nothing
