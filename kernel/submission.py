@@ -45,6 +45,8 @@ expected_problems: int = 50  # that share the time; the gateway does not say how
 seed: int = 0  # with a problem's id it decides every sample
 
 # %%
+import polars as pl
+
 from mathllm.competition.serving import serve
 from mathllm.parameters import check_parameters
 from mathllm.solving import Budget, SolverSettings
@@ -66,6 +68,7 @@ submission = serve(weights, settings, budget)
 # ## What was answered
 
 # %%
+pl.Config(tbl_rows=-1, fmt_str_lengths=120, tbl_hide_dataframe_shape=True)
 submission.summary()
 
 # %%

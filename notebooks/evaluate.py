@@ -78,7 +78,7 @@ results = {
 
 # %%
 by_family = accuracy_table(results, "subject")
-with pl.Config(tbl_rows=-1):
+with pl.Config(tbl_rows=-1, tbl_hide_dataframe_shape=True):
     display(by_family, accuracy_table(results, "level"))
 
 # %%

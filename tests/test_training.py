@@ -64,7 +64,7 @@ def test_training_is_the_papers_pseudo_code(tmp_path):
     plan = length_batches([len(e.tokens) for e in data], 24, seed=0)
     parameters = [p for _, p in theirs.trm_parameters()]
     average = [p.detach().clone() for p in parameters]
-    optimizer = torch.optim.AdamW(parameters, betas=(0.9, 0.95), weight_decay=0.1)
+    optimizer = torch.optim.AdamW(parameters, betas=(0.9, 0.999), weight_decay=0.1)
     step, steps = 0, 3 * len(plan)
     losses = []
     for indices in plan:

@@ -28,6 +28,7 @@ class TrainConfig:
     batch_tokens: int = 8_000
     lr: float = 1e-4
     warmup_steps: int = 40
+    beta2: float = 0.999  # long: on a backbone that is mostly right, gradients come in bursts
     weight_decay: float = 0.1
     clip: float = 1.0
     ema_decay: float = 0.999
@@ -96,7 +97,7 @@ def train(
     parameters = [p for _, p in model.trm_parameters()]
     steps = len(plan) * model.config.N_sup
     optimizer = torch.optim.AdamW(
-        parameters, lr=config.lr, betas=(0.9, 0.95), weight_decay=config.weight_decay
+        parameters, lr=config.lr, betas=(0.9, config.beta2), weight_decay=config.weight_decay
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: cosine_with_warmup(step, steps, config.warmup_steps)
