@@ -39,7 +39,7 @@ sys.path.insert(0, next(str(p) for p in found if (p / "mathllm" / "__init__.py")
 output_dir: str = (
     "runs/tiny_backbone"  # folder: gets backbone/ (weights, tokenizer) and metrics.jsonl
 )
-steps: int = 4000  # optimizer steps
+steps: int = 1500  # optimizer steps
 batch_tokens: int = 6_000  # tokens a step, padding counted
 learning_rate: float = 3e-3  # peak, for Muon and AdamW alike
 seed: int = 0  # of weights, problems and order

@@ -20,7 +20,8 @@
 #
 # Trains the recursion over a frozen backbone by deep supervision (arXiv 2510.04871) and
 # writes a weights folder that `build.py vendor` takes. With the defaults: the embedded
-# backbone, generated arithmetic, about a minute on 2 cores.
+# backbone, generated arithmetic, about a minute on 2 cores. Run again with the same
+# parameters, it goes on from its last checkpoint.
 
 # %%
 import os
@@ -36,97 +37,147 @@ sys.path.insert(0, next(str(p) for p in found if (p / "mathllm" / "__init__.py")
 
 # %% tags=["parameters"]
 weights: str = ""  # folder with backbone/, or a dataset; empty: the default
-output_dir: str = "runs/train"  # folder: gets backbone/, trm/ and metrics.jsonl
-num_samples: int = 2500  # training problems, generated
-difficulties: str = "1,2,3"  # of 1 (operands to 12), 2 (two digits), 3 (three digits)
-held_out: int = 300  # held-out problems, for the loss against the backbone's
+dataset: str = "arithmetic"  # arithmetic (generated), gsm8k, math, numina, or file
+data_path: str = ""  # file, folder or glob of the data; empty: Kaggle's inputs, then the hub
+columns: str = ""  # of dataset file, as "problem: question, solution: answer"
+sources: str = ""  # numina's sources to keep, with commas between; empty: all
+levels: str = ""  # to keep, with commas; arithmetic has 1 (to 12), 2, 3 (three digits); empty: all
+integer_answers: bool = False  # keep only rows whose answer is an integer in 0…99999
+num_samples: int = 2500  # training rows; 0: all
+offset: int = 0  # rows to leave out at the beginning
+held_out: int = 300  # rows kept from training, for the loss against the backbone's
+max_length: int = 1024  # tokens of a row; longer ones are dropped, never cut
 n_latent: int = 2  # n: latent updates in a latent recursion
 T_recursion: int = 2  # T: latent recursions in a deep recursion, the last with gradient
 N_supervision: int = 4  # N_sup: supervision steps, each with an optimizer step
 layers: int = 2  # L: layers of the recursion network
 mixer: str = "attention"  # "attention" or "none" (the recursion is then per token)
 freeze_lm_head: bool = True  # keep the backbone's norm and head, or train a copy of them
-epochs: int = 1  # passes over the training problems
-batch_tokens: int = 6_000  # tokens a batch, padding counted
+epochs: int = 1  # passes over the training rows
+batch: int = 6_000  # tokens a micro-batch, padding counted
+gradient_accumulation: int = 1  # micro-batches an optimizer step, on each process
 lr: float = 1e-4  # peak learning rate of AdamW
-seed: int = 0  # of weights, problems and order
+replace_halted: bool = False  # rows that are all right make room for fresh ones
+precision: str = "auto"  # fp32, bf16, fp16; auto: what the device does best
+backbone_precision: str = "auto"  # also int8 or nf4, with bitsandbytes installed
+activation_checkpointing: bool = False  # less memory, about a third more time
+compile: bool = False  # torch.compile of the recursion network
+processes: int = 1  # of this machine; one for each GPU
+resume: str = "auto"  # "auto", "never", or another run's output_dir to go on from
+time_limit: float = 0.0  # minutes of training, after which it saves and ends; 0: none
+save_minutes: float = 15.0  # minutes between checkpoints
+evaluate_steps: int = 0  # steps between held-out losses on the way; 0: at the end only
+copy_backbone: bool = True  # into output_dir, which is then a whole weights folder
+seed: int = 0  # of weights, rows and order
+output_dir: str = "runs/train"  # folder: gets trm/, backbone/, checkpoints/, metrics.jsonl
 reserved: str = "assets/reserved.txt"  # file: sums of statements never to train on
-problems: str = "assets/problems.csv"  # file: problems of the rehearsal, never to train on
+problems: str = "assets/problems.csv"  # files with commas: problems never to train on
 
 # %%
 import shutil
+import time
 
 import polars as pl
-import torch
 from IPython.display import HTML, display
 
-from mathllm.competition.paths import locate, locate_weights
-from mathllm.data.arithmetic import generate
-from mathllm.data.chat import encode, load_tokenizer, padding_id
+from mathllm.competition.paths import input_root, locate, locate_weights
+from mathllm.data.chat import load_tokenizer, padding_id
 from mathllm.data.problems import read_problems
 from mathllm.data.reserved import Reserved
-from mathllm.data.show import example_html
-from mathllm.parameters import check_parameters, parse_list
+from mathllm.data.selection import select_rows
+from mathllm.data.show import example_html, plot_lengths
+from mathllm.data.sources import Filters
+from mathllm.data.tokens import prepare
+from mathllm.parameters import check_parameters, parse_list, parse_mapping
+from mathllm.training.config import Compute, Saving, TrainConfig
 from mathllm.training.curves import plot_losses
-from mathllm.training.trainer import TrainConfig, held_out_loss, train
-from mathllm.trm import RecursiveLM, TRMConfig, load_backbone, save_checkpoint
+from mathllm.training.held_out import held_out_loss
+from mathllm.training.launch import Run, launch
+from mathllm.trm import load_backbone, load_checkpoint
 
 check_parameters(globals(), __annotations__)
-source, output = locate_weights(weights) / "backbone", Path(output_dir)
-config = TrainConfig(epochs=epochs, batch_tokens=batch_tokens, lr=lr, seed=seed)
+source, output, began = locate_weights(weights), Path(output_dir), time.monotonic()
+trm = {"n": n_latent, "T": T_recursion, "N_sup": N_supervision, "layers": layers}
+trm |= {"mixer": mixer, "train_head": not freeze_lm_head}
+config = TrainConfig(
+    **{"epochs": epochs, "batch": batch, "gradient_accumulation": gradient_accumulation},
+    **{"lr": lr, "replace_halted": replace_halted, "seed": seed},
+)
+compute = Compute(
+    precision,
+    backbone_precision,
+    activation_checkpointing=activation_checkpointing,
+    compile=compile,
+)
 
 # %% [markdown]
-# ## The network
+# ## The rows
 
 # %%
-torch.manual_seed(seed)
-tokenizer = load_tokenizer(source)
-backbone = load_backbone(source, device="cuda" if torch.cuda.is_available() else "cpu")
-trm_config = TRMConfig.for_backbone(
-    backbone.config,
-    **{"n": n_latent, "T": T_recursion, "N_sup": N_supervision, "layers": layers},
-    mixer=mixer,
-    train_head=not freeze_lm_head,
+statements = pl.concat(
+    [read_problems(locate(name))["problem"] for name in parse_list("problems", problems)]
 )
-model = RecursiveLM(backbone, trm_config)
-print(f"effective depth {trm_config.effective_depth} layers")
-pl.DataFrame(model.parameter_table(), schema=["component", "parameters", "trainable"], orient="row")
+filters = Filters(
+    parse_list("sources", sources), parse_list("levels", levels), integer_answers=integer_answers
+)
+chosen = select_rows(
+    dataset,
+    Reserved.read(locate(reserved)).add(statements),
+    num_samples,
+    held_out,
+    seed,
+    filters,
+    offset,
+    data_path or None,
+    parse_mapping("columns", columns),
+    [input_root()],
+    statements.to_list(),
+)
+for reason, count in chosen.dropped.items():
+    print(f"{count:>9,}  {reason}")
+print(f"{chosen.contamination.dropped:>9,}  dropped for words shared with held-out problems")
+for name, _, words in chosen.contamination.examples:
+    print(f"           {name}: … {words} …")
 
 # %% [markdown]
-# ## The data
+# ## The tokens
 #
 # Prompt tokens (pale) are masked; every underlined token is a label.
 
 # %%
-never = Reserved.read(locate(reserved)).add(read_problems(locate(problems))["problem"])
-levels = parse_list("difficulties", difficulties, int)
-rows = generate("train", num_samples, seed, (), levels, never)
-tests = generate("test", held_out, seed)
-never.check(rows["problem"])
+tokenizer = load_tokenizer(source / "backbone")
 train_set, test_set = (
-    encode(tokenizer, r["problem"].to_list(), r["solution"].to_list()) for r in (rows, tests)
+    prepare(rows, tokenizer, output / "tokens", max_length)
+    for rows in (chosen.train, chosen.held_out.lazy())
 )
-lengths = pl.Series([len(e.tokens) for e in train_set])
-labels = sum(len(e.tokens) - e.prompt for e in train_set)
-print(f"{len(rows):,} rows, {lengths.mean():.0f} tokens on average, {lengths.max()} at most,")
-print(f"{labels / lengths.sum():.0%} of them labels; none is a reserved problem")
+print(", ".join(f"{count:,} {what}" for what, count in train_set.report.items() if count))
+print(f"{train_set.lengths.sum():,} tokens, {train_set.label_share:.0%} of them labels")
 display(HTML(example_html(tokenizer, train_set[0])))
+
+# %%
+plot_lengths(train_set)
 
 # %% [markdown]
 # ## Deep supervision
 
 # %%
-train(model, train_set, config, padding_id(tokenizer), output / "metrics.jsonl")
+minutes = max(0.01, time_limit - (time.monotonic() - began) / 60) if time_limit else 0.0
+saving = Saving(resume, save_minutes, evaluate_steps=evaluate_steps, time_limit=minutes)
+folders = [str(path) for path in (source, train_set.folder, output, test_set.folder)]
+launch(Run(*folders, trm, config, compute, saving), processes)
 plot_losses(output / "metrics.jsonl")
 
 # %% [markdown]
 # ## Against its own backbone
 
 # %%
-ours, theirs = held_out_loss(model, test_set, padding_id(tokenizer))
+model = load_checkpoint(load_backbone(source / "backbone"), output / "trm")
+ours, theirs = held_out_loss(model, test_set, padding_id(tokenizer), batch)
 print(f"held-out loss: TRM {ours:.4f}, backbone {theirs:.4f} nats per label token")
+if ours > theirs:
+    print("the TRM is worse than its backbone: train longer, or with a lower lr")
 
 # %%
-save_checkpoint(model, output / "trm")
-shutil.copytree(source, output / "backbone", dirs_exist_ok=True)
+if copy_backbone:
+    shutil.copytree(source / "backbone", output / "backbone", dirs_exist_ok=True)
 print(f"weights folder: {output}")

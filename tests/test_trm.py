@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from transformers import Qwen2Config
 
 from mathllm.errors import ParameterError, WeightsError
-from mathllm.training.trainer import supervision_loss
+from mathllm.training.config import TrainConfig
+from mathllm.training.microbatch import head_backward
 from mathllm.trm import RecursiveLM, TRMConfig
 from mathllm.trm.block import Network
 from mathllm.trm.model import positions
@@ -81,8 +82,7 @@ def test_every_trainable_tensor_gets_a_gradient_by_the_second_step(backbone, ove
             config.T,
             full_gradient=config.learn_initial_state,
         )
-        answer, halting, _ = supervision_loss(model, y, labels)
-        (answer + halting).backward()
+        head_backward(model, y, labels, TrainConfig(), chunk=1024, scale=1.0)
         touched |= {k for k, p in parameters.items() if p.grad is not None and p.grad.any()}
         optimizer.step()
         optimizer.zero_grad()

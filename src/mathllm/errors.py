@@ -28,3 +28,15 @@ class ParameterError(UserError):
 
 class PortError(UserError):
     """No port of the evaluation protocol is free."""
+
+
+class CheckpointError(UserError):
+    """A training checkpoint that is damaged, belongs to another run, or cannot be written."""
+
+
+class TrainingError(UserError):
+    """A training run that cannot go on: its loss is no number any more."""
+
+
+class DataError(UserError):
+    """Training data that cannot be found, read or used: columns, files, nothing left."""

@@ -3,6 +3,7 @@
 Knows papermill and nbconvert. Knows nothing of what a notebook is about.
 """
 
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -28,7 +29,10 @@ def run_notebook(notebook: Path, output: Path, pairs: Sequence[tuple[str, str]])
     parameters = parse_parameters(pairs, read_declarations(notebook))
     # Here and not above: papermill takes a second that no other command needs.
     from papermill import PapermillExecutionError, execute_notebook
+    from traitlets.config import Config
 
+    # Sockets in the file system where there are some: on TCP others on the machine can listen.
+    sockets = {"transport": "ipc"} if os.name == "posix" else {}
     output.parent.mkdir(parents=True, exist_ok=True)
     try:
         # What cells print, and their progress bars, as they come: a cell may run for hours.
@@ -40,6 +44,7 @@ def run_notebook(notebook: Path, output: Path, pairs: Sequence[tuple[str, str]])
             progress_bar=False,
             stdout_file=sys.stdout,
             stderr_file=sys.stderr,
+            config=Config(KernelManager=sockets),
         )
     except PapermillExecutionError as fault:
         kind = getattr(errors, fault.ename, None)

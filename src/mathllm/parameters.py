@@ -155,3 +155,20 @@ def parse_list(name: str, text: str, kind: Callable[[str], Any] = str) -> list[A
                 "give values with commas between them"
             ) from fault
     return values
+
+
+def parse_mapping(name: str, text: str) -> dict[str, str]:
+    """The pairs of a parameter such as "problem: question, solution: answer"; "" has none.
+
+    Raises ParameterError for a part without a colon, or without a name on either side.
+    """
+    pairs = {}
+    for part in parse_list(name, text):
+        key, colon, value = (piece.strip() for piece in part.partition(":"))
+        if not (key and colon and value):
+            raise ParameterError(
+                f"parameter {name} is {text!r}: {part!r} is no 'name: column'; "
+                "give such pairs with commas between them"
+            )
+        pairs[key] = value
+    return pairs

@@ -3,9 +3,9 @@
 Knows token ids and lengths. Knows neither text nor models.
 """
 
-import random
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 
 from mathllm.data.chat import Example
@@ -13,30 +13,51 @@ from mathllm.data.chat import Example
 IGNORED = -100  # the label that cross_entropy skips
 
 
-def length_batches(
-    lengths: Sequence[int], token_budget: int, seed: int, max_rows: int | None = None
-) -> list[list[int]]:
-    """Indices in batches whose padded size rows × longest is at most `token_budget`.
+def plan_batches(
+    lengths: Sequence[int] | np.ndarray,
+    token_budget: int,
+    seed: int,
+    epoch: int = 0,
+    max_rows: int | None = None,
+) -> list[np.ndarray]:
+    """Row indices in batches whose padded size rows × longest is at most `token_budget`.
 
-    Rows of like length stand together; order of rows of one length and of batches is
-    shuffled by `seed`. A row longer than the budget makes a batch of its own.
+    Rows of like length stand together; the order of rows of one length and of batches is
+    random in (seed, epoch) alone, so that a run goes on at any batch by planning again. A
+    row longer than the budget makes a batch of its own.
     """
-    rng = random.Random(seed)
-    order = list(range(len(lengths)))
-    rng.shuffle(order)
-    order.sort(key=lengths.__getitem__)  # stable: ties keep the shuffled order
-    batches: list[list[int]] = []
-    current: list[int] = []
-    for index in order:  # ascending, so the newest row is the longest
-        full = max_rows is not None and len(current) >= max_rows
-        if current and (full or (len(current) + 1) * lengths[index] > token_budget):
-            batches.append(current)
-            current = []
-        current.append(index)
-    if current:
-        batches.append(current)
-    rng.shuffle(batches)
-    return batches
+    lengths = np.asarray(lengths)
+    rng = np.random.default_rng((seed, epoch))
+    shuffled = rng.permutation(len(lengths))
+    order = shuffled[np.argsort(lengths[shuffled], kind="stable")]  # ties stay shuffled
+    ascending = lengths[order].tolist()
+    starts = [0] if ascending else []
+    for place, length in enumerate(ascending):  # ascending, so the newest row is the longest
+        rows = place - starts[-1]
+        full = max_rows is not None and rows >= max_rows
+        if rows and (full or (rows + 1) * length > token_budget):
+            starts.append(place)
+    batches = np.split(order, starts[1:]) if starts else []
+    return [batches[i] for i in rng.permutation(len(batches))]
+
+
+def rank_share(
+    plan: Sequence[np.ndarray], rank: int, world: int, accumulation: int
+) -> list[list[np.ndarray]]:
+    """The micro-batches of process `rank` of `world`, `accumulation` of them a group.
+
+    Group g is plan[g · world · accumulation : (g + 1) · world · accumulation], whoever
+    computes it: processes and accumulation can be exchanged. Every process needs as many
+    micro-batches as the others, or they would wait for ever, so the last group is filled
+    up with batches from the plan's beginning.
+    """
+    size = world * accumulation
+    groups = -(-len(plan) // size)
+    first = rank * accumulation
+    return [
+        [plan[(group * size + first + i) % len(plan)] for i in range(accumulation)]
+        for group in range(groups)
+    ]
 
 
 def collate(examples: Sequence[Example], padding: int) -> tuple[torch.Tensor, ...]:
@@ -46,15 +67,16 @@ def collate(examples: Sequence[Example], padding: int) -> tuple[torch.Tensor, ..
     IGNORED where that token is prompt or padding.
     """
     longest = max(len(e.tokens) for e in examples)
-    input_ids = torch.full((len(examples), longest), padding)
-    attention_mask = torch.zeros((len(examples), longest), dtype=torch.long)
-    labels = torch.full((len(examples), longest), IGNORED)
+    shape = (len(examples), longest)
+    input_ids = np.full(shape, padding, dtype=np.int64)
+    attention_mask = np.zeros(shape, dtype=np.int64)
+    labels = np.full(shape, IGNORED, dtype=np.int64)
     for row, example in enumerate(examples):
-        tokens = torch.tensor(example.tokens)
-        input_ids[row, : len(tokens)] = tokens
-        attention_mask[row, : len(tokens)] = 1
-        labels[row, example.prompt - 1 : len(tokens) - 1] = tokens[example.prompt :]
-    return input_ids, attention_mask, labels
+        length = len(example.tokens)
+        input_ids[row, :length] = example.tokens
+        attention_mask[row, :length] = 1
+        labels[row, example.prompt - 1 : length - 1] = example.tokens[example.prompt :]
+    return tuple(torch.from_numpy(part) for part in (input_ids, attention_mask, labels))
 
 
 def batches_of(
@@ -64,6 +86,7 @@ def batches_of(
     seed: int,
     max_rows: int | None = None,
 ) -> Iterator[tuple[torch.Tensor, ...]]:
-    """`collate` over `length_batches`, once through the examples."""
-    for indices in length_batches([len(e.tokens) for e in examples], token_budget, seed, max_rows):
-        yield collate([examples[i] for i in indices], padding)
+    """`collate` over `plan_batches`, once through the examples."""
+    lengths = [len(e.tokens) for e in examples]
+    for rows in plan_batches(lengths, token_budget, seed, max_rows=max_rows):
+        yield collate([examples[i] for i in rows], padding)

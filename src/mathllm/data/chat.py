@@ -3,9 +3,11 @@
 Knows ChatML through the tokenizer's own template. Knows nothing of models.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from mathllm.errors import WeightsError
@@ -20,7 +22,7 @@ PADDING = "<|endoftext|>"
 class Example:
     """One training row: `tokens` of the whole chat, of which the first `prompt` are masked."""
 
-    tokens: list[int]
+    tokens: Sequence[int] | np.ndarray
     prompt: int
 
 

@@ -9,23 +9,12 @@ import re
 from collections.abc import Callable
 from fractions import Fraction
 
+from mathllm.data.boxes import NUMBER, last_box
 from mathllm.data.problems import ANSWER_MAX, ANSWER_MIN
 
 MAX_CONTENT = 2000  # characters; a longer box holds an essay, not an integer
 MAX_BITS = 4096  # of any intermediate value, so that 9^{9^9} costs nothing
 MAX_DEPTH = 40  # of nested groups, far below Python's recursion limit
-
-# 1,234  1{,}234  12\,345  12 345: groups of three after one to three digits.
-_SEPARATOR = r"\{,\}|,\\!|,|\{\\,\}|\\,|\\;|\\:|\\ |\\thinspace\s*|~|\s"
-_NUMBER = re.compile(
-    rf"(?:[1-9]\d{{0,2}}(?P<sep>{_SEPARATOR})\d{{3}}(?:(?P=sep)\d{{3}})*(?!\d)|\d+)(?:\.\d*)?|\.\d+",
-    re.ASCII,
-)
-_BRACES = re.compile(
-    r"\\{1,2}(?:boxed|fbox)(?![A-Za-z])\s*(?:(?P<box>\{)|(?P<bare>-?" + _NUMBER.pattern + r"))"
-    r"|\\.|(?P<open>\{)|(?P<close>\})",
-    re.ASCII | re.DOTALL,
-)
 
 _LABEL = "\x1f"  # stands for words set in \text{…}: may precede or follow a value
 _EXPONENT = r"(?:\s*\^\s*(?:\{\s*-?\d\s*\}|\d))?"
@@ -72,25 +61,6 @@ def extract_answer(text: str, low: int = ANSWER_MIN, high: int = ANSWER_MAX) -> 
     return value if value is not None and low <= value <= high else None
 
 
-def last_box(text: str) -> str | None:
-    """Content of the last finished box that is not empty; of nested ones the outermost."""
-    boxes: list[tuple[int, int]] = []  # start, end of the content, in order of their ends
-    opened: list[int | None] = []  # start of a box's content, or None for any other group
-    for token in _BRACES.finditer(text):
-        if token["box"]:
-            opened.append(token.end())
-        elif token["bare"]:
-            boxes.append(token.span("bare"))
-        elif token["open"]:
-            opened.append(None)
-        elif token["close"] and opened and (start := opened.pop()) is not None:
-            boxes.append((start, token.start()))
-    for start, end in reversed(boxes):
-        if content := text[start:end].strip():
-            return content
-    return None
-
-
 def integer_value(content: str) -> int | None:
     """The integer that a box's content equals, of any size up to MAX_BITS, else None."""
     if len(content) > MAX_CONTENT:
@@ -134,7 +104,7 @@ def _right_side(formula: str) -> str | None:
     """
     left, _, right = formula.replace("\\equiv", "=").rpartition("=")
     right, modulus, _ = right.partition("\\pmod")
-    if modulus and not _NUMBER.fullmatch(right.strip()):
+    if modulus and not NUMBER.fullmatch(right.strip()):
         return None
     if _NOT_A_NAME.search(re.sub(r"\([^()]*\)", "", left)):
         return None
@@ -243,7 +213,7 @@ class _Reader:
         return value
 
     def _number(self) -> Fraction:
-        number = _NUMBER.match(self.formula, self.at)
+        number = NUMBER.match(self.formula, self.at)
         if not number or (self.brackets and number["sep"] == ","):
             raise _NoValueError
         self.at = number.end()

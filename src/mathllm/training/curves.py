@@ -1,4 +1,4 @@
-"""Loss curves of a metrics file."""
+"""Curves of a metrics file."""
 
 from pathlib import Path
 
@@ -7,16 +7,26 @@ from matplotlib.figure import Figure
 
 
 def plot_losses(metrics: Path) -> Figure:
-    """Loss against batch, a line for each supervision step, from `train`'s metrics file."""
-    rows = pl.read_ndjson(metrics, infer_schema_length=None).drop_nulls("batch")
-    losses = list(zip(*rows["loss"], strict=True))  # supervision step by supervision step
+    """Loss against step, a line for some supervision steps and one for held-out losses.
+
+    `metrics` is `train`'s file of JSON lines.
+    """
+    rows = pl.read_ndjson(metrics, infer_schema_length=None).drop_nulls("step")
     figure = Figure(figsize=(7, 3.6), layout="constrained")
     axes = figure.subplots()
-    for index in sorted({0, len(losses) // 2, len(losses) - 1}):
-        # A running mean, since one batch says little.
-        curve = pl.Series(losses[index]).ewm_mean(half_life=max(1, len(rows) / 40))
-        axes.plot(rows["batch"], curve, label=f"supervision step {index + 1}")
-    axes.set(xlabel="batch", ylabel="loss (nats per label token)", yscale="log")
+    last = rows["supervision_step"].max()
+    for step in sorted({1, (last + 1) // 2, last}):
+        curve = rows.filter(pl.col("supervision_step") == step)
+        # A running mean, since one group says little.
+        smooth = curve["loss"].ewm_mean(half_life=max(1, len(curve) / 40))
+        axes.plot(curve["step"], smooth, label=f"supervision step {step} of {last}")
+    if "held_out_loss" in rows.columns:
+        held_out = rows.drop_nulls("held_out_loss")
+        axes.plot(held_out["step"], held_out["held_out_loss"], "o", label="held out, averaged")
+        axes.axhline(
+            held_out["backbone_loss"][-1], color="grey", ls=":", label="held out, backbone"
+        )
+    axes.set(xlabel="optimizer step", ylabel="loss (nats per label token)", yscale="log")
     axes.grid(alpha=0.3, which="both")
     axes.legend(frameon=False)
     return figure

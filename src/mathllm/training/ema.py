@@ -1,6 +1,7 @@
 """Exponential moving average of the trained weights (arXiv 2510.04871, section 4.7)."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -29,3 +30,14 @@ class EMA:
     def apply(self) -> None:
         """Put the averages in the parameters' place, for good."""
         torch._foreach_copy_(self.parameters, self.averages)
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """The averages in the parameters' place while the context lasts."""
+        trained = [p.detach().clone() for p in self.parameters]
+        self.apply()
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                torch._foreach_copy_(self.parameters, trained)

@@ -32,7 +32,7 @@ class PretrainConfig:
     key_value_heads: int = 2
     positions: int = 1024
     vocabulary: int = 640
-    steps: int = 4000
+    steps: int = 1500
     warmup_steps: int = 100
     batch_tokens: int = 6_000
     learning_rate: float = 3e-3

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,14 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
-from mathllm.errors import WeightsError
+from mathllm.errors import ParameterError, WeightsError
+
+QUANTISED = {
+    "int8": {"load_in_8bit": True},
+    "nf4": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"},
+}
 
 
 def check_safetensors(path: Path) -> None:
@@ -41,24 +47,56 @@ def weight_files(folder: Path) -> list[Path]:
     return [folder / name for name in sorted(names)]
 
 
-def load_backbone(
-    folder: Path, device: str = "cpu", dtype: torch.dtype = torch.float32
-) -> nn.Module:
-    """A frozen causal LM of Qwen2's shape from a transformers folder. Never a download.
+def _quantisation(bits: str) -> Any:
+    """What transformers wants in order to load linear layers in 8 or 4 bits."""
+    if find_spec("bitsandbytes") is None:
+        raise ParameterError(
+            f"backbone_precision {bits!r} needs bitsandbytes: pip install bitsandbytes, or use "
+            "'bf16' or 'fp16'"
+        )
+    return BitsAndBytesConfig(**QUANTISED[bits])
 
-    Raises WeightsError when the folder has no model, a file is missing or truncated, or
-    the weights do not fill the model that config.json describes.
-    """
+
+def read_backbone_config(folder: Path) -> Any:
+    """The transformers config of a backbone's folder. Raises WeightsError without one."""
     if not (folder / "config.json").is_file():
         raise WeightsError(
             f"{folder} has no backbone: config.json is missing; give a folder made by "
             "save_pretrained, with config.json, model.safetensors and tokenizer.json"
         )
+    try:
+        return AutoConfig.from_pretrained(folder, local_files_only=True)
+    except (ValueError, OSError, KeyError, StrictDataclassError) as fault:
+        reason = str(fault).strip().splitlines()[0]
+        raise WeightsError(f"{folder} cannot be loaded as a causal LM: {reason}") from fault
+
+
+def load_backbone(
+    folder: Path,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    quantised: str | None = None,
+) -> nn.Module:
+    """A frozen causal LM of Qwen2's shape from a transformers folder. Never a download.
+
+    `quantised`: "int8" (Dettmers et al., 2208.07339) or "nf4" (2305.14314) for the layers;
+    embeddings and head stay in `dtype`. Raises WeightsError when the folder has no model, a
+    file is missing or truncated, or the weights do not fill the model that config.json
+    describes, and ParameterError when bitsandbytes is wanted and missing.
+    """
+    read_backbone_config(folder)
     for path in weight_files(folder):
         check_safetensors(path)
     try:
+        # bitsandbytes places its own tensors: a model of its cannot be moved afterwards.
+        options = {"device_map": {"": device}} if quantised else {}
         backbone, report = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, local_files_only=True, output_loading_info=True
+            folder,
+            dtype=dtype,
+            local_files_only=True,
+            output_loading_info=True,
+            quantization_config=_quantisation(quantised) if quantised else None,
+            **options,
         )
     except torch.OutOfMemoryError:
         raise  # no fault of the folder's
@@ -71,7 +109,8 @@ def load_backbone(
             f"{folder} lacks {len(missing)} tensors of the model that its config.json describes, "
             f"{missing[0]} first: the two do not belong together"
         )
-    return backbone.to(device).requires_grad_(False).eval()
+    backbone = backbone if quantised else backbone.to(device)
+    return backbone.requires_grad_(False).eval()
 
 
 @contextmanager

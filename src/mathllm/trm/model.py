@@ -1,5 +1,6 @@
 """RecursiveLM: frozen backbone → x → recursion → y → head → logits."""
 
+from collections import deque
 from typing import NamedTuple
 
 import torch
@@ -9,7 +10,7 @@ from mathllm.errors import WeightsError
 from mathllm.trm.backbone import last_hidden
 from mathllm.trm.block import Attend, Network, Rotary, causal_attention, rms
 from mathllm.trm.config import TRMConfig
-from mathllm.trm.recursion import F, deep_recursion
+from mathllm.trm.recursion import F, deep_supervision
 
 NOT_YET = -5.0  # bias of the untrained halting head: sigmoid(−5) = 0.7 %, as in the paper's code
 
@@ -118,10 +119,9 @@ class RecursiveLM(nn.Module):
     ) -> Tensor:
         """y [B, S, D] after N_sup supervision steps (or `supervision_steps`), no gradient."""
         steps = self.config.N_sup if supervision_steps is None else supervision_steps
-        f = self.f(rotary, attend)
-        y, z = self.initial(x)
-        for _ in range(steps):
-            y, z = deep_recursion(f, x, y, z, self.config.n, self.config.T)
+        f, state = self.f(rotary, attend), self.initial(x)
+        all_steps = deep_supervision(f, x, *state, self.config.n, self.config.T, steps)
+        y, _ = deque(all_steps, maxlen=1).pop()  # the last, and no other is held
         return y
 
     @torch.no_grad()

@@ -38,21 +38,14 @@ def deep_recursion(
 
 
 def deep_supervision(
-    f: F,
-    x: Tensor,
-    y: Tensor,
-    z: Tensor,
-    n: int,
-    T: int,
-    N_sup: int,
-    learn_initial_state: bool = False,
+    f: F, x: Tensor, y: Tensor, z: Tensor, n: int, T: int, N_sup: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """N_sup deep recursions; gives y and z after each, and goes on from them detached.
 
-    With `learn_initial_state` the first carries gradient through all T recursions, since
-    y_init and z_init would never receive one otherwise.
+    Training takes the same steps one at a time: each ends in an optimizer step, and the
+    states wait while other rows take theirs (mathllm.training.microbatch).
     """
-    for step in range(N_sup):
-        y, z = deep_recursion(f, x, y, z, n, T, full_gradient=learn_initial_state and step == 0)
+    for _ in range(N_sup):
+        y, z = deep_recursion(f, x, y, z, n, T)
         yield y, z
         y, z = y.detach(), z.detach()

@@ -1,18 +1,15 @@
-"""Rows to chat to batches, with the tiny tokenizer and with the real one."""
+"""Rows to chat to tokens, with the tiny tokenizer and with the real one."""
 
 import string
 
 import pytest
-import torch
 from conftest import shared_file
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mathllm.data.arithmetic import generate
-from mathllm.data.batches import IGNORED, batches_of, collate, length_batches
 from mathllm.data.chat import (
     SYSTEM_PROMPT,
-    Example,
     encode,
     end_of_turn_id,
     load_tokenizer,
@@ -79,38 +76,3 @@ def test_a_corrupt_tokenizer_is_named(tiny_tokenizer, tmp_path):
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(WeightsError, match=r"tokenizer\.json cannot be read"):
         load_tokenizer(tmp_path)
-
-
-def test_labels_are_the_next_tokens_of_the_answer_alone():
-    examples = [Example([1, 2, 3, 4, 5], prompt=3), Example([6, 7], prompt=1)]
-    ids, mask, labels = collate(examples, padding=0)
-    assert ids.tolist() == [[1, 2, 3, 4, 5], [6, 7, 0, 0, 0]]
-    assert mask.tolist() == [[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]]
-    i = IGNORED
-    assert labels.tolist() == [[i, i, 4, 5, i], [7, i, i, i, i]]
-
-
-@given(
-    st.lists(st.integers(1, 60), min_size=1, max_size=80),
-    st.integers(1, 200),
-    st.integers(0, 5),
-    st.none() | st.integers(1, 7),
-)
-def test_batches_hold_every_row_once_within_the_budget(lengths, budget, seed, max_rows):
-    batches = length_batches(lengths, budget, seed, max_rows)
-    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
-    for batch in batches:
-        size = len(batch) * max(lengths[i] for i in batch)
-        assert size <= budget or len(batch) == 1
-        assert max_rows is None or len(batch) <= max_rows
-    assert batches == length_batches(lengths, budget, seed, max_rows)
-
-
-def test_length_batches_waste_little_padding():
-    examples = [Example([1] * n, 1) for n in range(2, 200)]
-    total = padded = 0
-    for ids, mask, _ in batches_of(examples, 2_000, padding=0, seed=0):
-        total += int(mask.sum())
-        padded += ids.numel()
-    assert total / padded > 0.9
-    assert torch.tensor(total) == sum(len(e.tokens) for e in examples)

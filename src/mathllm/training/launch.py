@@ -1,0 +1,167 @@
+"""A training run from its description: in this process, or in several under accelerate.
+
+    accelerate launch --num_processes 2 -m mathllm.training RUN.json
+
+trains what the notebook wrote to output_dir/run.json, on one node or on more (`accelerate
+config` knows the machines; all of them must see the folders that RUN.json names).
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from accelerate import Accelerator
+
+from mathllm.data.chat import load_tokenizer, padding_id
+from mathllm.data.tokens import TokenSet
+from mathllm.errors import ParameterError, TrainingError
+from mathllm.training.config import Compute, Saving, TrainConfig
+from mathllm.training.memory import check_fits, estimate, parameter_rows
+from mathllm.training.precision import DTYPES, resolve
+from mathllm.training.trainer import Outcome, train
+from mathllm.trm import RecursiveLM, TRMConfig, load_backbone, save_checkpoint
+from mathllm.trm.backbone import QUANTISED, read_backbone_config
+
+DESCRIPTION = "run.json"
+
+
+@dataclass(frozen=True)
+class Run:
+    """Folders are paths: `weights` has backbone/, `data` and `held_out` hold token sets.
+
+    `trm` overrides TRMConfig.for_backbone's settings. An empty `held_out` measures none.
+    """
+
+    weights: str
+    data: str
+    output: str
+    held_out: str = ""
+    trm: dict[str, Any] = field(default_factory=dict)
+    config: TrainConfig = field(default_factory=TrainConfig)
+    compute: Compute = field(default_factory=Compute)
+    saving: Saving = field(default_factory=Saving)
+
+
+def write_run(run: Run) -> Path:
+    """Write output/run.json; returns its path."""
+    path = Path(run.output) / DESCRIPTION
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(asdict(run), indent=2) + "\n", encoding="utf-8")
+    return path
+
+
+def read_run(path: Path) -> Run:
+    """Read a run's description. Raises ParameterError when it is none."""
+    try:
+        fields = json.loads(Path(path).read_text(encoding="utf-8"))
+        return Run(
+            **fields
+            | {
+                "config": TrainConfig(**fields["config"]),
+                "compute": Compute(**fields["compute"]),
+                "saving": Saving(**fields["saving"]),
+            }
+        )
+    except (OSError, ValueError, KeyError, TypeError) as fault:
+        raise ParameterError(
+            f"{path} is no description of a run ({fault}): the train notebook writes one to "
+            f"output_dir/{DESCRIPTION}"
+        ) from fault
+
+
+def available_memory(device: torch.device) -> int:
+    """Bytes that a run may take: all of a GPU's, what is free of the machine's."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return psutil.virtual_memory().available
+
+
+def load_for_training(run: Run, device: torch.device, show: Callable[[str], None]) -> RecursiveLM:
+    """The untrained TRM over its backbone; first `show` says what it takes.
+
+    Raises ParameterError, before any weight is loaded, when it does not fit the device.
+    """
+    source, compute = Path(run.weights) / "backbone", run.compute
+    shape = read_backbone_config(source)
+    trm = TRMConfig.for_backbone(shape, **run.trm)
+    precision = resolve(compute.precision, device)
+    frozen = precision if compute.backbone_precision == "auto" else compute.backbone_precision
+    for name, count, trainable in parameter_rows(shape, trm):
+        show(f"{count:>15,}  {name}, {'trained' if trainable else 'frozen'}")
+    memory = estimate(
+        shape,
+        trm,
+        run.config.batch,
+        run.config.gradient_accumulation,
+        frozen,
+        precision,
+        compute.logits_chunk,
+        compute.activation_checkpointing,
+    )
+    show(f"effective depth {trm.effective_depth} layers, {precision}, backbone {frozen}")
+    show(f"memory: {check_fits(memory, available_memory(device))}")
+    quantised = frozen if frozen in QUANTISED else None
+    dtype = DTYPES[precision if quantised else frozen]
+    backbone = load_backbone(source, str(device), dtype, quantised)
+    torch.manual_seed(run.config.seed)
+    return RecursiveLM(backbone, trm)
+
+
+def run_training(run: Run) -> Outcome:
+    """Train as described, in this process, and write output/trm."""
+    accelerator = Accelerator()
+    output = Path(run.output)
+    show = print if accelerator.is_main_process else lambda _: None
+    model = load_for_training(run, accelerator.device, show)
+    outcome = train(
+        model,
+        TokenSet.open(Path(run.data)),
+        run.config,
+        padding_id(load_tokenizer(Path(run.weights) / "backbone")),
+        output,
+        TokenSet.open(Path(run.held_out)) if run.held_out else None,
+        run.compute,
+        run.saving,
+        accelerator,
+    )
+    if accelerator.is_main_process:
+        save_checkpoint(model, output / "trm")
+    accelerator.wait_for_everyone()
+    return outcome
+
+
+def launch(run: Run, processes: int = 1) -> None:
+    """Train in this process, or in `processes` of them, a GPU each where there are any.
+
+    The notebook starts them as separate programs, as a cluster does: a notebook that has
+    touched CUDA cannot be forked. Raises TrainingError when one of them fails.
+    """
+    path = write_run(run)
+    if processes <= 1:
+        outcome = run_training(run)
+        if outcome.reason:
+            print(
+                f"stopped by {outcome.reason} after step {outcome.step:,} of {outcome.steps:,}: "
+                "run again with the same parameters to go on"
+            )
+        return
+    # torchrun, which is what `accelerate launch` starts on GPUs; on CPUs it would want MPI.
+    command = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    environment = {} if torch.cuda.is_available() else {"ACCELERATE_USE_CPU": "true"}
+    finished = subprocess.run(
+        [sys.executable, *command, "-m", "mathllm.training", str(path)],
+        env=os.environ | environment,
+        check=False,
+    )
+    if finished.returncode:
+        raise TrainingError(
+            f"training in {processes} processes ended with status {finished.returncode}: its "
+            f"messages stand above; resume='auto' goes on from the last checkpoint"
+        )

@@ -1,0 +1,175 @@
+"""Rows in the middle of deep supervision: their states, and one supervision step over them.
+
+Knows the recursion and its losses. Knows nothing of optimizers, processes or files.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from mathllm.data.batches import IGNORED, collate
+from mathllm.data.tokens import TokenSet
+from mathllm.training.config import Compute, TrainConfig
+from mathllm.trm import RecursiveLM
+from mathllm.trm.block import Attend, Rotary, causal_attention
+from mathllm.trm.model import positions
+from mathllm.trm.recursion import F as Recursed
+from mathllm.trm.recursion import deep_recursion
+
+LIKE = 16  # replacements are drawn from this many times as many rows of nearest length
+
+
+@dataclass
+class MicroBatch:
+    """Rows of a token set, padded on the right to S, after `ages` supervision steps each.
+
+    x, y, z [B, S, D] wait on the CPU between supervision steps.
+    """
+
+    rows: list[int]
+    ages: list[int]
+    x: Tensor
+    y: Tensor
+    z: Tensor
+
+
+@dataclass
+class Sums:
+    """Over label tokens: losses in nats, tokens that were right. `done`: rows all right."""
+
+    answer_loss: float
+    halting_loss: float
+    right: float
+    labels: int
+    done: list[int]
+
+
+def begin(model: RecursiveLM, data: TokenSet, rows: Sequence[int], padding: int) -> MicroBatch:
+    """The rows before their first supervision step: x from the backbone, y and z initial."""
+    device = model.halting.weight.device
+    input_ids, attention_mask, _ = collate([data[i] for i in rows], padding)
+    x = model.encode(input_ids.to(device), attention_mask.to(device)).x
+    y, z = (state.detach().cpu().clone() for state in model.initial(x))
+    return MicroBatch([int(i) for i in rows], [0] * len(rows), x.cpu(), y, z)
+
+
+def labels_of(data: TokenSet, batch: MicroBatch) -> int:
+    """Label tokens of the rows."""
+    return int((data.lengths[batch.rows] - data.prompts[batch.rows]).sum())
+
+
+def head_backward(
+    model: RecursiveLM, y: Tensor, labels: Tensor, config: TrainConfig, chunk: int, scale: float
+) -> Sums:
+    """Losses of y [B, S, D] against labels [B, S], and their gradient, times `scale`.
+
+    The head sees label positions only, `chunk` at a time, each chunk's backward pass right
+    after its forward: one chunk of logits [chunk, V] is all that ever exists. The halting
+    head learns whether the argmax token is right, by binary cross-entropy. It reads y
+    without shaping it: on a backbone that is nearly always right its gradient, through f,
+    is the larger one by far and spoils the answers.
+    """
+    keep = labels != IGNORED
+    answers, targets = y[keep], labels[keep]  # [labels, D], [labels]
+    leaf = answers.detach().requires_grad_()
+    totals = torch.zeros(2, device=y.device, dtype=torch.promote_types(y.dtype, torch.float32))
+    right = torch.empty(len(targets), dtype=torch.bool, device=y.device)
+    for part in torch.arange(len(targets), device=y.device).split(chunk):
+        logits = model.head(leaf[part])
+        logits = logits.to(totals.dtype)  # 16 bits are too few
+        right[part] = logits.argmax(dim=-1) == targets[part]
+        answer_loss = F.cross_entropy(logits, targets[part], reduction="sum")
+        halting_loss = F.binary_cross_entropy_with_logits(
+            model.halting_logit(leaf.detach()[part]).to(totals.dtype),
+            right[part].to(totals.dtype),
+            reduction="sum",
+        )
+        ((answer_loss + config.halting_weight * halting_loss) * scale).backward()
+        totals += torch.stack([answer_loss.detach(), halting_loss.detach()])
+    answers.backward(leaf.grad)
+    row = keep.nonzero()[:, 0]
+    wrong = torch.zeros(len(labels), device=y.device).index_add_(0, row, (~right).float())
+    return Sums(
+        *totals.tolist(),
+        right=right.sum().item(),
+        labels=len(targets),
+        done=(wrong == 0).nonzero()[:, 0].tolist(),
+    )
+
+
+def recursed(model: RecursiveLM, rotary: Rotary, attend: Attend, compute: Compute) -> Recursed:
+    """f; with activation checkpointing its inside is recomputed in the backward pass."""
+    f = model.f(rotary, attend)
+    if not compute.activation_checkpointing:
+        return f
+    return lambda h: checkpoint(f, h, use_reentrant=False) if torch.is_grad_enabled() else f(h)
+
+
+def supervise(
+    model: RecursiveLM,
+    data: TokenSet,
+    batch: MicroBatch,
+    padding: int,
+    config: TrainConfig,
+    compute: Compute,
+    autocast: torch.dtype | None,
+    scale: float,
+) -> Sums:
+    """One supervision step over the rows: gradients are added up, y and z go on detached."""
+    device = model.halting.weight.device
+    _, attention_mask, labels = collate([data[i] for i in batch.rows], padding)
+    attention_mask, labels = attention_mask.to(device), labels.to(device)
+    x, y, z = (state.to(device) for state in (batch.x, batch.y, batch.z))
+    fresh = torch.tensor([age == 0 for age in batch.ages], device=device)[:, None, None]
+    full_gradient = model.config.learn_initial_state and 0 in batch.ages
+    if full_gradient:
+        y, z = (
+            torch.where(fresh, start, state)
+            for start, state in zip(model.initial(x), (y, z), strict=True)
+        )
+    attend = causal_attention(attention_mask)
+    with torch.autocast(device.type, autocast, enabled=autocast is not None):
+        f = recursed(model, model.rotary(x, positions(attention_mask)), attend, compute)
+        y, z = deep_recursion(f, x, y, z, model.config.n, model.config.T, full_gradient)
+        sums = head_backward(model, y, labels, config, compute.logits_chunk, scale)
+    batch.y, batch.z = y.detach().cpu(), z.detach().cpu()
+    batch.ages = [age + 1 for age in batch.ages]
+    return sums
+
+
+def replace(
+    model: RecursiveLM,
+    data: TokenSet,
+    by_length: np.ndarray,
+    batch: MicroBatch,
+    done: Sequence[int],
+    padding: int,
+    seed: Sequence[int],
+) -> None:
+    """Fresh rows of like length, none longer than S, in the places `done`.
+
+    `by_length` holds the token set's rows in ascending order of length. A fresh row is an
+    extra draw, random in `seed` alone: it keeps its own turn in the epoch, so that nothing
+    has to be remembered. It gets the supervision steps that its micro-batch has left.
+    """
+    width = batch.x.shape[1]
+    end = int(np.searchsorted(data.lengths[by_length], width, side="right"))
+    near = by_length[max(0, end - LIKE * len(batch.rows)) : end]
+    free = np.setdiff1d(near, batch.rows)
+    count = min(len(done), len(free))
+    if not count:
+        return
+    drawn = np.random.default_rng(seed).choice(free, size=count, replace=False)
+    new = begin(model, data, drawn.tolist(), padding)
+    for place, row in zip(done, range(count), strict=False):
+        batch.rows[place], batch.ages[place] = new.rows[row], 0
+        for old, state in ((batch.x, new.x), (batch.y, new.y), (batch.z, new.z)):
+            old[place] = 0
+            old[place, : state.shape[1]] = state[row]
+    longest = int(data.lengths[batch.rows].max())
+    batch.x, batch.y, batch.z = (t[:, :longest] for t in (batch.x, batch.y, batch.z))

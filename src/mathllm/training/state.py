@@ -1,0 +1,171 @@
+"""The state of a training run on disk: whole or not at all, in safetensors and JSON.
+
+Knows folders, sums and names. What the tensors mean is the trainer's.
+
+    checkpoints/step-00000120/   state.json         step, settings, sums of the other files
+                                 state.safetensors  weights, averages, moments, random states
+                                 micro-0003.safetensors   rows in the middle of their steps
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mathllm.errors import CheckpointError
+
+FORMAT = 1
+FOLDER = "checkpoints"
+DESCRIPTION = "state.json"
+
+
+@dataclass
+class State:
+    """What a checkpoint says. `tensors` are the shared ones; micro-batches load apart."""
+
+    folder: Path
+    step: int
+    settings: dict[str, Any]
+    rest: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+    def micro_batch(self, index: int) -> dict[str, Tensor] | None:
+        """Tensors of the micro-batch of this place in the group; None between two groups."""
+        path = self.folder / f"{micro_batch_name(index)}.safetensors"
+        return load_file(path) if path.is_file() else None
+
+
+def micro_batch_name(index: int) -> str:
+    """For `write_tensors`: the micro-batch of this place in the group."""
+    return f"micro-{index:04d}"
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sync(path: Path) -> None:
+    """Have a file or folder on the disk itself before going on."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def staging_folder(checkpoints: Path, step: int) -> Path:
+    """Where the checkpoint of `step` is put together; every process knows the name."""
+    return checkpoints / f".step-{step:08d}"
+
+
+def write_tensors(staging: Path, name: str, tensors: Mapping[str, Tensor]) -> None:
+    """Write `name`.safetensors into a staging folder.
+
+    Raises CheckpointError when the disk is full or refuses; older checkpoints stay whole.
+    """
+    needed = sum(t.numel() * t.element_size() for t in tensors.values())
+    path = staging / f"{name}.safetensors"
+    try:
+        save_file({k: t.detach().cpu().contiguous() for k, t in tensors.items()}, path)
+        sync(path)
+    except Exception as fault:  # safetensors wraps the system's error in its own
+        raise _cannot_save(staging, needed, fault) from fault
+
+
+def _cannot_save(staging: Path, needed: int, fault: Exception) -> CheckpointError:
+    folder = staging.parent
+    shutil.rmtree(staging, ignore_errors=True)
+    free = shutil.disk_usage(folder).free
+    return CheckpointError(
+        f"{folder}: a checkpoint of {needed / 1e6:,.0f} MB was not written ({fault}); "
+        f"{free / 1e6:,.0f} MB are free there.\n"
+        "the checkpoints written before are whole: make room and run again with resume='auto'"
+    )
+
+
+def publish(staging: Path, step: int, settings: dict[str, Any], rest: dict[str, Any]) -> Path:
+    """Describe what lies in `staging`, and make it the checkpoint of `step` in one rename."""
+    sums = {p.name: _digest(p) for p in sorted(staging.glob("*.safetensors"))}
+    description = {"format": FORMAT, "step": step, "settings": settings, "sums": sums, **rest}
+    final = staging.with_name(staging.name.removeprefix("."))
+    path = staging / DESCRIPTION
+    try:
+        path.write_text(json.dumps(description, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        sync(path)
+        sync(staging)
+        if final.exists():  # the same step again, after a resumption from an older one
+            shutil.rmtree(final)
+        staging.rename(final)
+        sync(final.parent)
+    except OSError as fault:
+        raise _cannot_save(staging, path.stat().st_size if path.exists() else 0, fault) from fault
+    return final
+
+
+def checkpoint_folders(checkpoints: Path) -> list[Path]:
+    """Published checkpoints, newest first; whether they are whole is not looked at."""
+    return sorted(checkpoints.glob("step-*"), reverse=True)
+
+
+def prune(checkpoints: Path, keep: int) -> None:
+    """Remove all but the newest `keep`, and what a killed run left half-written."""
+    for folder in [*checkpoint_folders(checkpoints)[keep:], *checkpoints.glob(".step-*")]:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def read_state(folder: Path) -> State:
+    """Read one checkpoint. Raises CheckpointError when it is damaged."""
+    try:
+        description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+        version = description.pop("format")
+        if version != FORMAT:
+            raise CheckpointError(
+                f"{folder} has format {version}, this version reads {FORMAT}: go on with the "
+                "version of mathllm that wrote it"
+            )
+        for name, expected in description.pop("sums").items():
+            if _digest(folder / name) != expected:
+                raise CheckpointError(f"{folder / name} is not the file that was saved")
+        step, settings = description.pop("step"), description.pop("settings")
+        return State(folder, step, settings, description, load_file(folder / "state.safetensors"))
+    except (OSError, ValueError, KeyError) as fault:
+        raise CheckpointError(f"{folder} cannot be read: {fault}") from fault
+
+
+def newest_whole(checkpoints: Path) -> tuple[State | None, list[str]]:
+    """The newest checkpoint that is whole, and what was wrong with the newer ones.
+
+    Raises CheckpointError when there are checkpoints and none is whole.
+    """
+    faults: list[str] = []
+    folders = checkpoint_folders(checkpoints)
+    for folder in folders:
+        try:
+            return read_state(folder), faults
+        except CheckpointError as fault:
+            faults.append(str(fault))
+    if folders:
+        raise CheckpointError(
+            f"no checkpoint in {checkpoints} is whole ({faults[0]}): remove the folder to "
+            "start again, or copy the checkpoints again"
+        )
+    return None, faults
+
+
+def check_same_run(state: State, settings: dict[str, Any]) -> None:
+    """Raise CheckpointError unless the checkpoint was made with the same settings."""
+    for name in sorted(set(settings) | set(state.settings)):
+        theirs, ours = state.settings.get(name), settings.get(name)
+        if theirs != ours:
+            raise CheckpointError(
+                f"{state.folder} was trained with {name} {theirs}, this run has {ours}: set it "
+                "back to go on, or give another output_dir to train anew"
+            )
