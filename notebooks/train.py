@@ -60,6 +60,7 @@ lr: float = 1e-4  # peak learning rate of AdamW
 replace_halted: bool = False  # rows that are all right make room for fresh ones
 precision: str = "auto"  # fp32, bf16, fp16; auto: what the device does best
 backbone_precision: str = "auto"  # also int8 or nf4, with bitsandbytes installed
+logits_chunk: int = 1024  # label positions whose logits exist at once
 activation_checkpointing: bool = False  # less memory, about a third more time
 compile: bool = False  # torch.compile of the recursion network
 processes: int = 1  # of this machine; one for each GPU
@@ -106,6 +107,7 @@ config = TrainConfig(
 compute = Compute(
     precision,
     backbone_precision,
+    logits_chunk,
     activation_checkpointing=activation_checkpointing,
     compile=compile,
 )
@@ -136,6 +138,7 @@ chosen = select_rows(
 for reason, count in chosen.dropped.items():
     print(f"{count:>9,}  {reason}")
 print(f"{chosen.contamination.dropped:>9,}  dropped for words shared with held-out problems")
+print("of those that stay, none is a reserved problem")
 for name, _, words in chosen.contamination.examples:
     print(f"           {name}: … {words} …")
 

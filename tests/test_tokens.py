@@ -3,23 +3,22 @@
 import errno
 import functools
 import json
-import multiprocessing
 import os
 import random
+import shutil
 import signal
+import time
 
 import numpy as np
 import polars as pl
 import pytest
-from conftest import ROOT
+from preparing import BACKBONE, prepare_rows, processes
 
 from mathllm.data import tokens as store
 from mathllm.data.arithmetic import generate
 from mathllm.data.chat import encode, load_tokenizer
 from mathllm.data.tokens import TokenSet, prepare
 from mathllm.errors import DataError
-
-BACKBONE = ROOT / "assets" / "tiny" / "backbone"
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +85,13 @@ def test_whatever_shapes_the_tokens_is_in_the_key(tmp_path):
     assert len(set(keys)) == len(keys)
 
 
+def test_what_a_tokenizer_did_before_is_not_in_the_key(tmp_path):
+    """transformers leaves the padding of the last call in the tokenizer."""
+    used = load_tokenizer(BACKBONE)
+    used(["1", "1 + 1"], padding=True, truncation=True, max_length=2)
+    assert prepare(rows().lazy(), used, tmp_path, 300, progress=False).key == prepared(tmp_path).key
+
+
 def test_what_is_too_long_or_empty_is_dropped_and_counted_never_cut(tmp_path):
     frame = rows(6)
     texts = frame["solution"].to_list()
@@ -133,34 +139,65 @@ def test_a_damaged_cache_is_noticed_and_made_again(tmp_path, capsys, name, damag
     assert contents(again.folder) == whole
 
 
+@pytest.mark.parametrize(
+    "description",
+    ["[]", "null", "{}", '{"sums": {}}', '{"sum": 0, "format": 1, "key": "", "report": {}}'],
+)
+def test_a_description_of_something_else_is_no_set(tmp_path, description):
+    folder = prepared(tmp_path).folder
+    (folder / "description.json").write_text(description)
+    with pytest.raises(DataError, match=f"{folder.name} is no whole set of tokens"):
+        TokenSet.open(folder)
+
+
+def test_a_description_cannot_be_changed_unnoticed(tmp_path):
+    folder = prepared(tmp_path).folder
+    path = folder / "description.json"
+    path.write_text(path.read_text().replace('"kept": 40', '"kept": 41'))
+    with pytest.raises(DataError, match=r"description\.json is not the file that was written"):
+        TokenSet.open(folder)
+
+
 def test_killed_at_any_moment_it_leaves_nothing_that_could_be_read(tmp_path):
-    expected = contents(prepared(tmp_path / "alone", rows(1500)).folder)
-    server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(["test_tokens"])
-    rng = random.Random(0)
-    killed = 0
-    for _ in range(8):
-        child = server.Process(target=prepared, args=(tmp_path / "killed", rows(1500)))
+    began = time.perf_counter()
+    expected = contents(prepare_rows(tmp_path / "alone", 1500, tmp_path / "begun").folder)
+    took = time.perf_counter() - began
+    folder, rng, killed, half_written = tmp_path / "killed", random.Random(0), 0, 0
+    for attempt in range(5):
+        begun = tmp_path / str(attempt)
+        child = processes.Process(target=prepare_rows, args=(folder, 1500, begun))
         child.start()
-        child.join(timeout=rng.uniform(0.0, 0.6))
+        while not begun.exists() and child.is_alive():
+            time.sleep(0.001)
+        child.join(timeout=rng.uniform(0, took))
         child.kill()
         child.join()
         killed += child.exitcode == -signal.SIGKILL
-        for folder in (tmp_path / "killed").glob("[!.]*"):
-            assert contents(folder) == expected
+        half_written += bool(list(folder.glob(".staging-*")))
+        for whole in folder.glob("[!.]*"):
+            assert contents(whole) == expected
+            shutil.rmtree(whole)  # so that the next one has everything to do
     assert killed
-    assert contents(prepared(tmp_path / "killed", rows(1500)).folder) == expected
+    assert half_written
+    prepare_rows(folder, 1500, tmp_path / "begun")
+    (whole,) = folder.glob("[!.]*")
+    assert not list(folder.glob(".staging-*"))  # of those that were killed
+    assert contents(whole) == expected
 
 
-def test_two_at_once_end_with_one_whole_set(tmp_path):
-    server = multiprocessing.get_context("forkserver")
-    children = [server.Process(target=prepared, args=(tmp_path, rows(1500))) for _ in range(2)]
+@pytest.mark.parametrize("damaged", [False, True])
+def test_two_at_once_end_with_one_whole_set(tmp_path, damaged):
+    if damaged:
+        folder = prepare_rows(tmp_path / "set", 1500, tmp_path / "begun").folder
+        (folder / "tokens.bin").write_bytes(b"1234")
+    arguments = [(tmp_path / "set", 1500, tmp_path / str(i)) for i in range(2)]
+    children = [processes.Process(target=prepare_rows, args=each) for each in arguments]
     for child in children:
         child.start()
     for child in children:
         child.join()
     assert [child.exitcode for child in children] == [0, 0]
-    (folder,) = tmp_path.iterdir()
+    (folder,) = (tmp_path / "set").iterdir()
     assert len(TokenSet.open(folder)) == 1500
 
 
@@ -172,9 +209,39 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(store._Writer, "add", full)
-    with pytest.raises(DataError, match=r"No space left on device.*MB are free there"):
+    said = r"No space left on device.*about \d+ MB are needed, [\d,]+ MB are free there"
+    with pytest.raises(DataError, match=f"^{tmp_path}: .*{said}"):
         prepared(tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_that_is_full_before_the_first_token_says_so_too(tmp_path, monkeypatch):
+    def full(*_):
+        raise pl.exceptions.ComputeError("IO error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(pl.LazyFrame, "sink_parquet", full)
+    with pytest.raises(DataError, match=r"No space left.*more than \d+ MB are needed"):
+        prepared(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match=r"/file: the tokens were not made.*must be writable"):
+        prepared(tmp_path / "file")
+
+
+def test_a_source_that_is_damaged_in_the_middle_is_no_fault_of_the_disk(tmp_path):
+    path = tmp_path / "rows.parquet"
+    rows(3000).write_parquet(path)
+    scanned = pl.scan_parquet(path)
+    scanned.collect_schema()
+    data = bytearray(path.read_bytes())
+    data[1000 : len(data) // 2] = bytes(len(data) // 2 - 1000)
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=r"the tokens were not made .*whole and unchanged"):
+        prepare(scanned, load_tokenizer(BACKBONE), tmp_path / "c", 300, progress=False)
+    assert not list((tmp_path / "c").iterdir())
 
 
 def test_a_set_in_memory_is_saved_and_opened(tmp_path, tokenizer):

@@ -53,6 +53,7 @@ def select_rows(
             raise ParameterError(f"num_samples is {num_samples}: generated rows need a number")
         levels = parse_list("levels", ",".join(filters.levels), int)
         train = generate("train", num_samples, seed, filters.subjects, levels, reserved)
+        reserved.check(train["problem"])
         tests = generate("test", held_out, seed, filters.subjects)
         # Its splits are disjoint by their operands; statements share their few wordings.
         return Selection(train.lazy(), tests, {"read": len(train)}, Contamination(len(train)))

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
+from transformers.utils import is_accelerate_available, is_bitsandbytes_available
 
 from mathllm.errors import ParameterError, WeightsError
 
@@ -19,6 +19,8 @@ QUANTISED = {
     "int8": {"load_in_8bit": True},
     "nf4": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"},
 }
+# Least compute capability of bitsandbytes' kernels, by its installation guide: T4, P100.
+QUANTISED_FROM = {"int8": (7, 5), "nf4": (6, 0)}
 
 
 def check_safetensors(path: Path) -> None:
@@ -47,14 +49,36 @@ def weight_files(folder: Path) -> list[Path]:
     return [folder / name for name in sorted(names)]
 
 
-def _quantisation(bits: str) -> Any:
-    """What transformers wants in order to load linear layers in 8 or 4 bits."""
-    if find_spec("bitsandbytes") is None:
+def check_quantisable(bits: str, capability: tuple[int, int] | None = None) -> None:
+    """Raise ParameterError unless layers can be loaded in `bits` here.
+
+    `capability`: the GPU's compute capability; None: no GPU, where bitsandbytes is slow.
+    """
+    if bits not in QUANTISED:
         raise ParameterError(
-            f"backbone_precision {bits!r} needs bitsandbytes: pip install bitsandbytes, or use "
-            "'bf16' or 'fp16'"
+            f"backbone_precision is {bits!r}: quantised it must be {' or '.join(QUANTISED)}"
         )
-    return BitsAndBytesConfig(**QUANTISED[bits])
+    there = {"bitsandbytes": is_bitsandbytes_available(), "accelerate": is_accelerate_available()}
+    if missing := [name for name, found in there.items() if not found]:
+        raise ParameterError(
+            f"backbone_precision {bits!r} needs {missing[0]}, which is missing here or too old: "
+            f"pip install -U {missing[0]}, or use 'bf16' or 'fp16'"
+        )
+    least = QUANTISED_FROM[bits]
+    if capability is not None and capability < least:
+        others = [name for name, theirs in QUANTISED_FROM.items() if capability >= theirs]
+        raise ParameterError(
+            f"backbone_precision {bits!r} needs a GPU of compute capability {least[0]}.{least[1]}, "
+            f"this one has {capability[0]}.{capability[1]}: use {' or '.join([*others, 'fp16'])}"
+        )
+
+
+def _quantisation(bits: str, device: str, dtype: torch.dtype) -> Any:
+    """What transformers wants in order to load linear layers in 8 or 4 bits."""
+    on_gpu = torch.device(device).type == "cuda"
+    check_quantisable(bits, torch.cuda.get_device_capability(device) if on_gpu else None)
+    # By default nf4 would be multiplied in float32, whatever `dtype` says.
+    return BitsAndBytesConfig(**QUANTISED[bits], bnb_4bit_compute_dtype=dtype)
 
 
 def read_backbone_config(folder: Path) -> Any:
@@ -82,8 +106,11 @@ def load_backbone(
     `quantised`: "int8" (Dettmers et al., 2208.07339) or "nf4" (2305.14314) for the layers;
     embeddings and head stay in `dtype`. Raises WeightsError when the folder has no model, a
     file is missing or truncated, or the weights do not fill the model that config.json
-    describes, and ParameterError when bitsandbytes is wanted and missing.
+    describes, and ParameterError for a GPU that is not there, and when bitsandbytes is wanted
+    and missing, or not for this GPU.
     """
+    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        raise ParameterError(f"device is {device!r} and torch sees no GPU here: use 'cpu'")
     read_backbone_config(folder)
     for path in weight_files(folder):
         check_safetensors(path)
@@ -95,7 +122,7 @@ def load_backbone(
             dtype=dtype,
             local_files_only=True,
             output_loading_info=True,
-            quantization_config=_quantisation(quantised) if quantised else None,
+            quantization_config=_quantisation(quantised, device, dtype) if quantised else None,
             **options,
         )
     except torch.OutOfMemoryError:
