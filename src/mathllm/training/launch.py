@@ -83,8 +83,12 @@ def available_memory(device: torch.device) -> int:
     return psutil.virtual_memory().available
 
 
-def load_for_training(run: Run, device: torch.device, show: Callable[[str], None]) -> RecursiveLM:
+def load_for_training(
+    run: Run, device: torch.device, local_processes: int, show: Callable[[str], None]
+) -> RecursiveLM:
     """The untrained TRM over its backbone; first `show` says what it takes.
+
+    `local_processes` share this machine's memory.
 
     Raises ParameterError, before any weight is loaded, when it does not fit the device.
     """
@@ -106,7 +110,10 @@ def load_for_training(run: Run, device: torch.device, show: Callable[[str], None
         compute.activation_checkpointing,
     )
     show(f"effective depth {trm.effective_depth} layers, {precision}, backbone {frozen}")
-    show(f"memory: {check_fits(memory, available_memory(device))}")
+    # On a CPU the states that wait share the memory with all the rest.
+    free = psutil.virtual_memory().available // local_processes
+    host = free if device.type == "cuda" else None
+    show(f"memory: {check_fits(memory, available_memory(device), host)}")
     quantised = frozen if frozen in QUANTISED else None
     dtype = DTYPES[precision if quantised else frozen]
     backbone = load_backbone(source, str(device), dtype, quantised)
@@ -119,7 +126,8 @@ def run_training(run: Run) -> Outcome:
     accelerator = Accelerator()
     output = Path(run.output)
     show = print if accelerator.is_main_process else lambda _: None
-    model = load_for_training(run, accelerator.device, show)
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    model = load_for_training(run, accelerator.device, here, show)
     outcome = train(
         model,
         TokenSet.open(Path(run.data)),
