@@ -42,6 +42,7 @@ data_path: str = ""  # file, folder or glob of the data; empty: Kaggle's inputs,
 columns: str = ""  # of dataset file, as "problem: question, solution: answer"
 sources: str = ""  # numina's sources to keep, with commas between; empty: all
 levels: str = ""  # to keep, with commas; arithmetic has 1 (to 12), 2, 3 (three digits); empty: all
+subjects: str = ""  # MATH's subjects to keep, or arithmetic's families; empty: all
 integer_answers: bool = False  # keep only rows whose answer is an integer in 0…99999
 num_samples: int = 2500  # training rows; 0: all
 offset: int = 0  # rows to leave out at the beginning
@@ -72,22 +73,20 @@ copy_backbone: bool = True  # into output_dir, which is then a whole weights fol
 seed: int = 0  # of weights, rows and order
 output_dir: str = "runs/train"  # folder: gets trm/, backbone/, checkpoints/, metrics.jsonl
 reserved: str = "assets/reserved.txt"  # file: sums of statements never to train on
-problems: str = "assets/problems.csv"  # files with commas: problems never to train on
+problems: str = "assets/problems.csv"  # files, with commas: what you evaluate on, never trained on
 
 # %%
 import shutil
 import time
 
-import polars as pl
 from IPython.display import HTML, display
 
 from mathllm.competition.paths import input_root, locate, locate_weights
 from mathllm.data.chat import load_tokenizer, padding_id
-from mathllm.data.problems import read_problems
 from mathllm.data.reserved import Reserved
 from mathllm.data.selection import select_rows
 from mathllm.data.show import example_html, plot_lengths
-from mathllm.data.sources import Filters
+from mathllm.data.sources import Filters, read_statements
 from mathllm.data.tokens import prepare
 from mathllm.parameters import check_parameters, parse_list, parse_mapping
 from mathllm.training.config import Compute, Saving, TrainConfig
@@ -116,11 +115,12 @@ compute = Compute(
 # ## The rows
 
 # %%
-statements = pl.concat(
-    [read_problems(locate(name))["problem"] for name in parse_list("problems", problems)]
-)
+files = [locate(name) for name in parse_list("problems", problems)]
+statements = [text for file in files for text in read_statements(file)]
 filters = Filters(
-    parse_list("sources", sources), parse_list("levels", levels), integer_answers=integer_answers
+    *(parse_list("sources", sources), parse_list("levels", levels)),
+    subjects=parse_list("subjects", subjects),
+    integer_answers=integer_answers,
 )
 chosen = select_rows(
     dataset,
@@ -133,7 +133,7 @@ chosen = select_rows(
     data_path or None,
     parse_mapping("columns", columns),
     [input_root()],
-    statements.to_list(),
+    statements,
 )
 for reason, count in chosen.dropped.items():
     print(f"{count:>9,}  {reason}")

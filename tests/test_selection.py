@@ -111,6 +111,7 @@ def test_generated_rows_take_difficulties_as_levels():
         (("arithmetic", 0, 5), ParameterError, "num_samples is 0"),
         (("arithmetic", 5, 0), ParameterError, "held_out is 0"),
         (("gsm8k", 0, 500), DataError, "no row is left of 20"),
+        (("arithmetics", 5, 5), DataError, "did you mean 'arithmetic'"),
     ],
 )
 def test_numbers_that_cannot_be_are_named(tmp_path, arguments, error, said):

@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 from mathllm.data import load_problems
 from mathllm.data.boxes import last_box
 from mathllm.data.conversions import SCHEMA, plain
-from mathllm.data.sources import Filters, drawn, drop_report, filtered, scan_problems
+from mathllm.data.sources import (
+    Filters,
+    drawn,
+    drop_report,
+    filtered,
+    read_statements,
+    scan_problems,
+)
 from mathllm.errors import DataError
 
 GSM8K = [
@@ -182,6 +189,16 @@ def test_parts_are_disjoint_and_of_the_size_asked_for(first, second, offset, see
 def test_integer_answers_are_those_in_range(answer, kept):
     frame = pl.DataFrame({"problem": ["?"], "solution": ["!"], "answer": [answer]}).lazy()
     assert filtered(frame, Filters(integer_answers=True)).collect().height == kept
+
+
+def test_statements_are_read_from_any_file_that_has_them(tmp_path):
+    assert read_statements(jsonl(tmp_path / "a.jsonl", GSM8K))[1] == "How many?"
+    path = tmp_path / "b.csv"
+    path.write_text("id,problem\n1,One?\n2,\n")
+    assert read_statements(path) == ["One?"]
+    path.write_text("id,text\n1,One?\n")
+    with pytest.raises(DataError, match="no column 'problem' or 'question'; found id, text"):
+        read_statements(path)
 
 
 def test_typography_becomes_ascii():

@@ -9,7 +9,17 @@ import polars as pl
 from mathllm.data.arithmetic import generate
 from mathllm.data.decontaminate import Contamination, decontaminate
 from mathllm.data.reserved import Reserved
-from mathllm.data.sources import Filters, drawn, drop_report, filtered, no_rows, scan_problems
+from mathllm.data.sources import (
+    FILE,
+    SOURCES,
+    Filters,
+    check_source,
+    drawn,
+    drop_report,
+    filtered,
+    no_rows,
+    scan_problems,
+)
 from mathllm.errors import DataError, ParameterError
 from mathllm.parameters import parse_list
 
@@ -46,6 +56,7 @@ def select_rows(
     when nothing is left, and ParameterError for a number of rows that cannot be.
     """
     filters = filters or Filters()
+    check_source(dataset, [GENERATED, *SOURCES, FILE])
     if held_out < 1:
         raise ParameterError(f"held_out is {held_out}: at least 1 row is needed to measure on")
     if dataset == GENERATED:

@@ -87,6 +87,14 @@ class Filters:
         return rules
 
 
+def check_source(source: str, known: Sequence[str]) -> None:
+    """Raise DataError, with the nearest known one, unless the source is `known`."""
+    if source not in known:
+        near = difflib.get_close_matches(source, known, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise DataError(f"no data source {source!r}; known are {', '.join(known)}{hint}")
+
+
 def scan_problems(
     source: str,
     split: str = "train",
@@ -102,10 +110,7 @@ def scan_problems(
     Raises DataError when nothing is found (with what was tried), a file cannot be read, or
     a column is missing.
     """
-    if source not in (*SOURCES, FILE):
-        near = difflib.get_close_matches(source, [*SOURCES, FILE], n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise DataError(f"no data source {source!r}; known are {', '.join([*SOURCES, FILE])}{hint}")
+    check_source(source, [*SOURCES, FILE])
     if source == FILE and (path is None or not columns):
         raise DataError(
             "source 'file' needs a path, and columns such as 'problem: question, solution: answer'"
@@ -191,6 +196,16 @@ def load_problems(
     if table.is_empty():
         raise DataError(no_rows(drop_report(rows, filters), offset))
     return table
+
+
+def read_statements(path: Path) -> list[str]:
+    """The problems' texts of any file that has them in a column problem or question."""
+    rows = _scan(path)
+    names = rows.collect_schema().names()
+    column = next((name for name in ("problem", "question") if name in names), None)
+    if column is None:
+        raise DataError(f"{path}: no column 'problem' or 'question'; found {', '.join(names)}")
+    return rows.select(pl.col(column).cast(pl.String)).drop_nulls().collect()[column].to_list()
 
 
 def no_rows(report: Mapping[str, int], offset: int = 0) -> str:
