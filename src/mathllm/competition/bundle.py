@@ -23,6 +23,7 @@ from typing import Any
 from mathllm.competition import contents
 from mathllm.competition.settings import CURRENT
 from mathllm.errors import BundleError
+from mathllm.files import digest as file_digest
 
 MANIFEST = "manifest.json"
 FORMAT = 1  # of the manifest; a reader refuses what it does not know
@@ -87,7 +88,7 @@ def verify(build: Path) -> dict[str, str]:
             raise BundleError(f"{build / name} is missing but stands in the manifest: {mend}")
         if name not in sums:
             raise BundleError(f"{build / name} is not in the manifest: remove it, or {mend}")
-        if (actual := _sum_of(build / name)) != sums[name]:
+        if (actual := file_digest(build / name)) != sums[name]:
             raise BundleError(
                 f"{build / name} was changed after it was vendored (its SHA-256 is "
                 f"{actual[:12]}…, the manifest's {sums[name][:12]}…): {mend}"
@@ -159,11 +160,6 @@ def _write_json(path: Path, content: dict[str, Any]) -> str:
         writer.flush()
         os.fsync(writer.fileno())
     return hashlib.sha256(data).hexdigest()
-
-
-def _sum_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _swap(staging: Path, build: Path) -> None:

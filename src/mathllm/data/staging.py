@@ -7,21 +7,16 @@ files and locks. Knows nothing of what the files hold.
 import contextlib
 import errno
 import fcntl
-import hashlib
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from mathllm.files import sync
+
 _PREFIX = ".staging-"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-
-
-def digest(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def is_full(fault: BaseException) -> bool:
@@ -83,12 +78,3 @@ def publish(built: Path, target: Path) -> None:
         if not target.is_dir():
             raise
     sync(target.parent)
-
-
-def sync(path: Path) -> None:
-    """Have a file or folder on the disk itself before going on."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

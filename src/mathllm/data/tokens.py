@@ -22,8 +22,9 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from mathllm.data.chat import END_OF_TURN, SYSTEM_PROMPT, Example, encode
-from mathllm.data.staging import digest, is_full, locked, publish, staging
+from mathllm.data.staging import is_full, locked, publish, staging
 from mathllm.errors import DataError
+from mathllm.files import digest
 
 FORMAT = 1  # part of every key: a new format never reads an old cache
 ROWS_AT_ONCE = 2_048  # enough to keep all cores of the tokenizer busy, few enough for memory

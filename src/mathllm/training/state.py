@@ -7,9 +7,7 @@ Knows folders, sums and names. What the tensors mean is the trainer's.
                                  micro-0003.safetensors   rows in the middle of their steps
 """
 
-import hashlib
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mathllm.errors import CheckpointError
+from mathllm.files import digest, sync
 
 FORMAT = 1
 FOLDER = "checkpoints"
@@ -45,20 +44,6 @@ class State:
 def micro_batch_name(index: int) -> str:
     """For `write_tensors`: the micro-batch of this place in the group."""
     return f"micro-{index:04d}"
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def sync(path: Path) -> None:
-    """Have a file or folder on the disk itself before going on."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def staging_folder(checkpoints: Path, step: int) -> Path:
@@ -93,7 +78,7 @@ def _cannot_save(staging: Path, needed: int, fault: Exception) -> CheckpointErro
 
 def publish(staging: Path, step: int, settings: dict[str, Any], rest: dict[str, Any]) -> Path:
     """Describe what lies in `staging`, and make it the checkpoint of `step` in one rename."""
-    sums = {p.name: _digest(p) for p in sorted(staging.glob("*.safetensors"))}
+    sums = {p.name: digest(p) for p in sorted(staging.glob("*.safetensors"))}
     description = {"format": FORMAT, "step": step, "settings": settings, "sums": sums, **rest}
     final = staging.with_name(staging.name.removeprefix("."))
     path = staging / DESCRIPTION
@@ -132,7 +117,7 @@ def read_state(folder: Path) -> State:
                 "version of mathllm that wrote it"
             )
         for name, expected in description.pop("sums").items():
-            if _digest(folder / name) != expected:
+            if digest(folder / name) != expected:
                 raise CheckpointError(f"{folder / name} is not the file that was saved")
         step, settings = description.pop("step"), description.pop("settings")
         return State(folder, step, settings, description, load_file(folder / "state.safetensors"))

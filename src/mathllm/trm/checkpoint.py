@@ -1,7 +1,6 @@
 """TRM weights on disk: model.safetensors and config.json, never pickle."""
 
 import json
-import os
 import shutil
 import tempfile
 from dataclasses import asdict
@@ -11,19 +10,12 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from mathllm.errors import ParameterError, WeightsError
+from mathllm.files import sync
 from mathllm.trm.backbone import check_safetensors
 from mathllm.trm.config import TRMConfig
 from mathllm.trm.model import RecursiveLM
 
 FORMAT = 1  # of config.json; a reader refuses what it does not know
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def save_checkpoint(model: RecursiveLM, folder: Path) -> None:
@@ -42,7 +34,7 @@ def save_checkpoint(model: RecursiveLM, folder: Path) -> None:
         (staging / "config.json").write_text(text, encoding="utf-8")
         staging.chmod(0o755)  # mkdtemp's is for the owner alone
         for path in (*staging.iterdir(), staging):
-            _sync(path)
+            sync(path)
         if folder.exists():
             old = staging.with_name(staging.name + ".old")
             folder.rename(old)
@@ -50,7 +42,7 @@ def save_checkpoint(model: RecursiveLM, folder: Path) -> None:
             shutil.rmtree(old)
         else:
             staging.rename(folder)
-        _sync(folder.parent)
+        sync(folder.parent)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
