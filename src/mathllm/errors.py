@@ -40,3 +40,7 @@ class TrainingError(UserError):
 
 class DataError(UserError):
     """Training data that cannot be found, read or used: columns, files, nothing left."""
+
+
+class MemoryLimitError(UserError):
+    """What was asked for needs more memory than there is, known before any of it is taken."""

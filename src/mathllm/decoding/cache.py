@@ -1,58 +1,158 @@
-"""Keys and values of every virtual layer of the recursion, exact.
+"""Keys and values of every layer, in one block allocated beforehand, and attention over them.
 
-In each supervision step, recursion, latent update and layer, a token attends to the keys
-and values that the same place computed for earlier tokens. So there is one slot a place,
-L · (n + 1) · T · N_sup of them, visited in the order in which the recursion calls them.
+A store has a slot for each layer that attends: the backbone's layers, or the recursion's
+L · (n + 1) · T · N_sup virtual ones (a token attends, in each place of the three loops, to
+what the same place computed for earlier tokens). A row of a slot has one column a token.
+Which columns count is the window's word alone, so a rollback is a number that gets smaller.
 """
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from transformers import Cache
 
-from mathllm.trm import TRMConfig
+
+@dataclass
+class Window:
+    """The columns that a pass over S tokens in each of B rows fills, and what they see.
+
+    `columns` [B, S]; `positions` [B, S], without padding; `places` [B · S], the columns in
+    the order of memory; `visible` [B, 1, S, width], true where a token may attend.
+    """
+
+    columns: Tensor
+    positions: Tensor
+    places: Tensor
+    visible: Tensor
+
+    @property
+    def rows(self) -> int:
+        return self.visible.shape[0]
+
+    @property
+    def width(self) -> int:
+        """Columns that are read, from the first one on."""
+        return self.visible.shape[-1]
+
+    def bias(self, dtype: torch.dtype, queries_per_key: int = 1) -> Tensor:
+        """0 where a token may attend and −∞ elsewhere, [B, 1, queries_per_key · S, width]."""
+        bias = torch.zeros(self.visible.shape, dtype=dtype, device=self.visible.device)
+        bias.masked_fill_(~self.visible, -torch.inf)
+        return bias.repeat(1, 1, queries_per_key, 1)
 
 
-class RecursionCache:
-    """Preallocated keys and values, [slots, B, G, width, D], filled column by column."""
+def window(columns: Tensor, pad: Tensor, width: int, capacity: int) -> Window:
+    """The window of `columns` [B, S] in rows that begin with `pad` [B] columns of padding.
+
+    A token sees itself and earlier tokens of its row. Padding sees itself, since a softmax
+    over nothing is not a number. `capacity` is how many columns a row has in memory.
+    """
+    seen = torch.arange(width, device=columns.device)
+    own = columns[:, None, :, None]  # [B, 1, S, 1]
+    visible = (seen <= own) & ((seen >= pad[:, None, None, None]) | (seen == own))
+    row = torch.arange(len(columns), device=columns.device)[:, None]
+    places = (row * capacity + columns).flatten()
+    return Window(columns, (columns - pad[:, None]).clamp(min=0), places, visible)
+
+
+class Store:
+    """Keys and values, each [slots, rows, width, G, D] with G key-value heads of size D."""
 
     def __init__(
-        self, config: TRMConfig, rows: int, width: int, device: torch.device, dtype: torch.dtype
+        self,
+        slots: int,
+        rows: int,
+        width: int,
+        heads: int,
+        head_size: int,
+        device: torch.device,
+        dtype: torch.dtype,
     ) -> None:
-        slots = config.effective_depth if config.mixer == "attention" else 0
-        shape = (slots, rows, config.num_key_value_heads, width, config.head_size)
+        shape = (slots, rows, width, heads, head_size)
+        # Zeros: what was never written has weight 0 in a softmax, and must not be NaN.
         self.keys = torch.zeros(shape, device=device, dtype=dtype)
         self.values = torch.zeros(shape, device=device, dtype=dtype)
-        self.valid = torch.zeros(rows, width, dtype=torch.bool, device=device)
-        self.length = 0  # columns filled
-        self._columns = slice(0, 0)
-        self._mask = torch.empty(0)
-        self._slot = 0
 
-    def open(self, valid: Tensor) -> None:
-        """Take the next S columns, tokens where `valid` [B, S], before the recursion runs."""
-        size = valid.shape[1]
-        self._columns = slice(self.length, self.length + size)
-        self.valid[:, self._columns] = valid
-        self.length += size
-        self._slot = 0
-        own = torch.ones(size, self.length, dtype=torch.bool, device=valid.device)
-        causal = own.tril(diagonal=self.length - size)
-        itself = causal.triu(diagonal=self.length - size)  # for padding, as in the reference
-        self._mask = (causal & self.valid[:, None, None, : self.length]) | itself
+    def write(self, slot: int, places: Tensor, k: Tensor, v: Tensor) -> None:
+        """k and v [B, G, S, D] of one slot to the places [B · S] of a window."""
+        for whole, new in ((self.keys, k), (self.values, v)):
+            whole[slot].flatten(0, 1).index_copy_(0, places, new.transpose(1, 2).flatten(0, 1))
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """An `Attend` of mathllm.trm.block: stores k and v in the next slot, then attends."""
-        self.keys[self._slot, :, :, self._columns] = k
-        self.values[self._slot, :, :, self._columns] = v
-        keys = self.keys[self._slot, :, :, : self.length]
-        values = self.values[self._slot, :, :, : self.length]
-        self._slot += 1
-        return F.scaled_dot_product_attention(
-            q, keys, values, attn_mask=self._mask, enable_gqa=q.shape[1] != k.shape[1]
-        )
+    def read(self, slot: int, rows: int, width: int) -> tuple[Tensor, Tensor]:
+        """Keys and values [rows, G, width, D] of one slot, as views."""
+        keys, values = self.keys[slot, :rows, :width], self.values[slot, :rows, :width]
+        return keys.transpose(1, 2), values.transpose(1, 2)
 
-    def select(self, rows: Tensor) -> None:
-        """Keep the rows named by index, in that order; an index may come more than once."""
-        self.keys = self.keys.index_select(1, rows)
-        self.values = self.values.index_select(1, rows)
-        self.valid = self.valid.index_select(0, rows)
+    def copy_row(self, source: int, target: int, width: int) -> None:
+        """The first `width` columns of one row over those of another."""
+        for whole in (self.keys, self.values):
+            whole[:, target, :width] = whole[:, source, :width]
+
+    def repeat_slots(self, source: slice, times: int, places: Tensor) -> None:
+        """At these places, what the slots `source` hold goes to the `times` spans after them."""
+        span = source.stop - source.start
+        for whole in (self.keys, self.values):
+            flat = whole.flatten(1, 2)
+            kept = flat[source].index_select(1, places)
+            for number in range(1, times + 1):
+                later = slice(source.start + number * span, source.stop + number * span)
+                flat[later].index_copy_(1, places, kept)
+
+
+class BackboneCache(Cache):
+    """A store as transformers' layers want it: written at a window, read back whole."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(layers=[])
+        self.store = store
+        self.window: Window | None = None  # of the pass that is under way
+
+    def update(self, k: Tensor, v: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """Stores k and v [B, G, S, D] of a layer; gives keys and values [B, G, width, D]."""
+        self.store.write(layer, self.window.places, k, v)
+        return self.store.read(layer, self.window.rows, self.window.width)
+
+    def get_seq_length(self, *_: Any) -> int:
+        """Columns that are read."""
+        return self.window.width
+
+
+def grouped_attention(q: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
+    """Attention of q [B, H, S, D] over keys and values [B, G, width, D], without repeating them.
+
+    The H/G query heads of a key-value head become further queries of it: `bias` is
+    [B, 1, H/G · S, width]. Gives [B, H, S, D].
+    """
+    grouped = q.reshape(len(q), keys.shape[1], -1, q.shape[-1])  # [B, G, H/G · S, D]
+    return F.scaled_dot_product_attention(grouped, keys, values, attn_mask=bias).view(q.shape)
+
+
+def cached_attention(
+    store: Store, window: Window, bias: Tensor, first_slot: int, tokens: Tensor | None = None
+) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """An `Attend` of mathllm.trm.block that takes the slots from `first_slot` on, one a call.
+
+    With `tokens` [A], only those of the window's B · S tokens are there, as one row:
+    q [1, H, A, D]. They are put in their places for the attention alone.
+    """
+    slot = first_slot
+    places = window.places if tokens is None else window.places[tokens]
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        nonlocal slot
+        store.write(slot, places, k, v)
+        keys, values = store.read(slot, window.rows, window.width)
+        slot += 1
+        if tokens is None:
+            return grouped_attention(q, keys, values, bias)
+        dense = q.new_zeros(window.places.shape[0], *q.shape[1::2])  # [B · S, H, D]
+        dense.index_copy_(0, tokens, q[0].transpose(0, 1))
+        dense = dense.unflatten(0, (window.rows, -1)).transpose(1, 2)
+        mixed = grouped_attention(dense, keys, values, bias)
+        return mixed.transpose(1, 2).flatten(0, 1)[tokens].transpose(0, 1)[None]
+
+    return attend

@@ -1,186 +1,190 @@
-"""Batched generation with exact caches, and the plain backbone behind the same interface."""
+"""Generation with the recursion: exact, batched, drafted by its own backbone.
+
+Token ids in, token ids out. One pass of a batch: the backbone runs on the last token and on
+k drafts of its own, the recursion refines these k + 1 positions together, and what it
+confirms is kept, with one token of its own. Rows that have ended leave.
+"""
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
-from mathllm.decoding.cache import RecursionCache
-from mathllm.decoding.sampling import SamplingConfig, draw
+from mathllm.decoding.batch import Batch
+from mathllm.decoding.lanes import Lanes
+from mathllm.decoding.memory import MemoryPlan, available_bytes, plan
+from mathllm.decoding.packed import packed
+from mathllm.decoding.refinement import slots_per_step
+from mathllm.decoding.requests import Completion, OnPass, Request, Row, in_groups
+from mathllm.decoding.sampling import DRAFT, SamplingConfig, inverse_transform
+from mathllm.decoding.speculation import DraftLength, Verdict, verify
 from mathllm.errors import ParameterError
 from mathllm.trm import RecursiveLM
-from mathllm.trm.backbone import last_hidden
-from mathllm.trm.model import positions
 
-
-@dataclass
-class Completion:
-    """One sample. `logprobs` and `entropy` are nats per token, the model's own."""
-
-    tokens: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    entropy: list[float] = field(default_factory=list)
-    finish_reason: Literal["stop", "length", "deadline"] = "length"
-    supervision_steps_used: int = 0
-
-
-class _Run:
-    """The caches of one call of `generate`, and a step over the next columns."""
-
-    def __init__(self, model: RecursiveLM, rows: int, width: int, recursive: bool) -> None:
-        self.model = model
-        weight = model.halting.weight
-        self.recursion = (
-            RecursionCache(model.config, rows, width, weight.device, weight.dtype)
-            if recursive
-            else None
-        )
-        self.backbone = DynamicCache(config=model.backbone.config)
-        self.valid = torch.zeros(rows, 0, dtype=torch.long, device=weight.device)
-
-    def step(self, tokens: Tensor, valid: Tensor) -> Tensor:
-        """Logits [B, V] after the last of the next tokens [B, S]; `valid` [B, S], 0 at padding."""
-        model = self.model
-        self.valid = torch.cat([self.valid, valid], dim=1)
-        position_ids = positions(self.valid)[:, -tokens.shape[1] :]
-        h = last_hidden(
-            model.backbone,
-            input_ids=tokens,
-            attention_mask=self.valid,
-            position_ids=position_ids,
-            past_key_values=self.backbone,
-            use_cache=True,
-        )
-        y = model.normalise(h)
-        if self.recursion is not None:
-            self.recursion.open(valid.bool())
-            y = model.refine(y, model.rotary(h, position_ids), self.recursion.attend)
-        return model.head(y[:, -1])
-
-    def select(self, rows: Tensor) -> None:
-        """Keep the rows named by index, which may repeat."""
-        self.backbone.batch_select_indices(rows)
-        self.valid = self.valid.index_select(0, rows)
-        if self.recursion is not None:
-            self.recursion.select(rows)
+HALTING_THRESHOLD = 0.9  # a sensible one, for whoever turns halting on
 
 
 class Decoder:
-    """Generates with the recursion. Tokens equal those of the uncached `RecursiveLM.logits`."""
+    """Generates with the recursion over `model`, with its weights of this moment.
 
-    recursive = True
+    Greedy tokens equal those of the uncached `RecursiveLM.logits`, whatever the batch and
+    `max_drafts`, the most tokens that the backbone drafts for one pass (0: none). Halting
+    trades that for speed: `halting_threshold` is the probability at which a token freezes,
+    None never; by default what the checkpoint says. `supervision_steps` replaces N_sup.
+    `memory_bytes` is what decoding may take, by default most of what is free.
+    """
 
-    def __init__(self, model: RecursiveLM) -> None:
-        self.model = model.eval()
+    def __init__(
+        self,
+        model: RecursiveLM,
+        max_drafts: int = 16,
+        halting_threshold: float | str | None = "checkpoint",
+        supervision_steps: int | None = None,
+        memory_bytes: int | None = None,
+    ) -> None:
+        if max_drafts < 0:
+            raise ParameterError(f"max_drafts is {max_drafts}: it must be at least 0")
+        changes: dict[str, Any] = {}
+        if halting_threshold != "checkpoint":
+            changes["halting_threshold"] = halting_threshold
+        if supervision_steps is not None:
+            changes["N_sup"] = supervision_steps
+        config = replace(model.config, **changes)  # checks the values
+        self.model = packed(model.eval())
+        self.max_drafts = max_drafts
+        self.halting_threshold = config.halting_threshold
+        self.supervision_steps = config.N_sup
+        self.memory_bytes = memory_bytes
 
     @property
     def max_positions(self) -> int:
         """Prompt and new tokens together, at most."""
         return self.model.config.max_positions
 
+    def memory_plan(self, tokens: int, rows: int = 1) -> MemoryPlan:
+        """What `rows` samples of at most `tokens` tokens take, prompt included."""
+        device = self.model.halting.weight.device
+        available = available_bytes(device) if self.memory_bytes is None else self.memory_bytes
+        slots = slots_per_step(self.model) * self.supervision_steps
+        width = tokens + self.max_drafts + 1
+        return plan(self.model, slots, width, rows, self.max_drafts + 1, available)
+
     @torch.inference_mode()
     def generate(
         self,
         prompts: Sequence[Sequence[int]],
-        config: SamplingConfig,
+        config: SamplingConfig | Sequence[SamplingConfig],
         seeds: Sequence[Sequence[int]] | None = None,
+        on_pass: OnPass | None = None,
     ) -> list[list[Completion]]:
         """`config.n` completions for each prompt of token ids, in the order of the prompts.
 
-        `seeds[p][i]` seeds sample i of prompt p; by default they count up from
-        `config.seed`. A stop token ends a completion and is part of it. Raises
+        `config` is one for all prompts or one each. `seeds[p][i]` seeds sample i of prompt
+        p; by default they count up from the (first) config's. `on_pass` is called after each
+        pass. Rows that do not fit into memory together run one group after another. Raises
         ParameterError for no prompts, an empty prompt, an id outside the vocabulary, or a
-        prompt that leaves no position for a new token.
+        prompt that leaves no position for a new token, and MemoryLimitError where not even
+        one row fits.
         """
-        self._check(prompts)
-        count = len(prompts) * config.n
-        if seeds is None:
-            flat = list(range(config.seed, config.seed + count))
-        else:
-            flat = [seed for row in seeds for seed in row]
-            if len(flat) != count:
-                raise ParameterError(f"{len(flat)} seeds given for {count} samples: one each")
-        streams = [torch.Generator().manual_seed(seed % 2**63) for seed in flat]
-        longest = max(map(len, prompts))
-        width = min(longest + config.max_new_tokens, self.max_positions)
-        device = self.model.halting.weight.device
-        tokens = torch.zeros(len(prompts), longest, dtype=torch.long)
-        valid = torch.zeros_like(tokens)
-        for row, prompt in enumerate(prompts):  # padded on the left
-            tokens[row, longest - len(prompt) :] = torch.tensor(prompt)
-            valid[row, longest - len(prompt) :] = 1
-        run = _Run(self.model, len(prompts), width, self.recursive)
-        logits = run.step(tokens.to(device), valid.to(device))
-        samples = torch.arange(len(prompts), device=device).repeat_interleave(config.n)
-        run.select(samples)  # the samples of a prompt share its prefill
-        completions = self._continue(run, logits[samples], streams, config, width - longest)
-        return [completions[i : i + config.n] for i in range(0, count, config.n)]
-
-    def _continue(
-        self,
-        run: _Run,
-        logits: Tensor,
-        streams: list[torch.Generator],
-        config: SamplingConfig,
-        room: int,
-    ) -> list[Completion]:
-        """Draw and step until every row has ended; rows that ended leave the batch."""
-        completions = [Completion() for _ in streams]
-        live = list(range(len(streams)))
-        steps = self.model.config.N_sup if self.recursive else 0
-        for left in range(room, 0, -1):
-            if config.deadline is not None and time.monotonic() >= config.deadline:
-                for row in live:
-                    completions[row].finish_reason = "deadline"
-                break
-            drawn, logprobs, entropy = draw(logits, config, [streams[row] for row in live])
-            going = []
-            for place, (row, token, logprob, nats) in enumerate(
-                zip(live, drawn.tolist(), logprobs.tolist(), entropy.tolist(), strict=True)
-            ):
-                completion = completions[row]
-                completion.tokens.append(token)
-                completion.logprobs.append(logprob)
-                completion.entropy.append(nats)
-                completion.supervision_steps_used += steps
-                if token in config.stop_ids:
-                    completion.finish_reason = "stop"
-                else:
-                    going.append(place)
-            if not going or left == 1:
-                break
-            if len(going) < len(live):
-                rows = torch.tensor(going, device=drawn.device)
-                run.select(rows)
-                drawn = drawn[rows]
-                live = [live[place] for place in going]
-            logits = run.step(drawn[:, None], torch.ones_like(drawn)[:, None])
-        return completions
-
-    def _check(self, prompts: Sequence[Sequence[int]]) -> None:
-        if not prompts:
-            raise ParameterError("no prompts given: at least one list of token ids is needed")
-        vocabulary = self.model.config.vocab_size
-        for number, prompt in enumerate(prompts):
-            if not prompt:
-                raise ParameterError(f"prompt {number} is empty: give at least one token id")
-            if len(prompt) >= self.max_positions:
-                raise ParameterError(
-                    f"prompt {number} has {len(prompt)} tokens and the backbone "
-                    f"{self.max_positions} positions: shorten it"
-                )
-            if not 0 <= min(prompt) <= max(prompt) < vocabulary:
-                raise ParameterError(
-                    f"prompt {number} has token ids outside 0…{vocabulary - 1}: "
-                    "use the backbone's own tokenizer"
-                )
+        request = Request.of(
+            prompts, config, seeds, self.model.config.vocab_size, self.max_positions, on_pass
+        )
+        size = self.memory_plan(request.most_tokens, len(request.rows)).rows
+        in_groups(request.rows, size, _Job(self, request).run)
+        return request.completions
 
 
-class BackboneDecoder(Decoder):
-    """The frozen backbone alone, through the same code without the recursion."""
+class _Job:
+    """One call of `generate`: groups of rows, pass after pass."""
 
-    recursive = False
+    def __init__(self, decoder: Decoder, request: Request) -> None:
+        self._decoder = decoder
+        self._model = decoder.model
+        self._request = request
+        self._length = DraftLength(decoder.max_drafts)
+
+    def run(self, rows: list[Row], waiting: int) -> None:
+        """Generate until every row has ended."""
+        request, device = self._request, self._model.halting.weight.device
+        rows = request.asked(rows)
+        if not rows:
+            return
+        lanes = self._prefilled(rows)
+        batch = Batch(rows, device)
+        while request.asked(batch.rows):
+            going = [place for place, row in enumerate(batch.rows) if not row.done]
+            if len(going) < len(batch.rows):
+                order = lanes.keep(going)
+                batch = Batch([batch.rows[place] for place in order], device)
+            self._pass(lanes, batch)
+            request.passed(batch.rows, waiting)
+
+    def _prefilled(self, rows: list[Row]) -> Lanes:
+        """Lanes for the rows, filled with all but their last token; equal rows share that."""
+        longest = max(len(row.sequence) for row in rows)
+        room = max(row.limit - len(row.completion.tokens) for row in rows)
+        decoder = self._decoder
+        lanes = Lanes(
+            self._model,
+            len(rows),
+            longest + room + decoder.max_drafts,
+            decoder.supervision_steps,
+            decoder.halting_threshold,
+        )
+        distinct: dict[tuple[int, ...], int] = {}
+        ends = []
+        sources = []
+        for row in rows:
+            start = tuple(row.sequence[:-1])
+            if start not in distinct:
+                distinct[start] = len(distinct)
+                ends.append(len(row.prompt) - 1)
+            sources.append(distinct[start])
+        lanes.prefill([list(start) for start in distinct], ends, sources)
+        return lanes
+
+    def _pass(self, lanes: Lanes, batch: Batch) -> None:
+        """Draft, refine, verify, and add what stands to the rows."""
+        began = time.perf_counter()
+        model, rules = self._model, batch.rules
+        k = self._length.choose(batch.room)
+        uniform = batch.uniform(k + 1)
+        seen = batch.seen(model.config.vocab_size)
+        drawn = self._decoder.max_drafts > 0 and not rules.greedy
+        tokens, drafts, proposals, states, context = batch.last, [], [], [], seen
+        for j in range(k + 1):
+            h, normed = lanes.feed(tokens[:, None], lanes.window(1, offset=j))
+            states.append(h)
+            if j == k and not drawn:
+                break  # a greedy draft of the next pass is made by the next pass
+            logits = model.backbone.lm_head(normed[:, -1])
+            if drawn:
+                proposals.append(rules.probabilities(logits, context))
+                tokens = inverse_transform(proposals[-1], uniform[:, j, DRAFT])
+            else:
+                tokens = rules.penalise(logits.float(), context).argmax(dim=-1)
+            drafts.append(tokens)
+            if context is not None:
+                context = context.scatter(1, tokens[:, None], True)
+        y, used = lanes.refine(torch.cat(states, dim=1), lanes.window(k + 1))
+        verdict = verify(rules, model.head(y), drafts, proposals, uniform, seen)
+        kept = self._add(batch.rows, verdict, used, k)
+        lanes.advance([count + 1 for count in kept])
+        self._length.observe(k, kept, time.perf_counter() - began)
+
+    def _add(self, rows: list[Row], verdict: Verdict, used: Tensor, k: int) -> list[int]:
+        """What stands goes to the rows; gives how many drafts that were. Waits for the device."""
+        measured = torch.stack(
+            [verdict.tokens, verdict.logprobs, verdict.entropy, used, verdict.broken], dim=-1
+        )  # in float32, token ids to 2^24 are exact
+        table, kept = measured.tolist(), verdict.kept.tolist()
+        for row, values, count in zip(rows, table, kept, strict=True):
+            row.completion.drafted += k
+            row.completion.accepted += count
+            for token, logprob, entropy, steps, broken in values[: count + 1]:
+                if not row.done:
+                    self._request.add(row, int(token), logprob, entropy, int(steps), bool(broken))
+        return kept

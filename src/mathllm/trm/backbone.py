@@ -155,11 +155,11 @@ def _input_of(module: nn.Module) -> Iterator[list[Tensor]]:
         hook.remove()
 
 
-def last_hidden(backbone: nn.Module, **inputs: Any) -> Tensor:
-    """h [B, S, D]: the last layer's output before the final norm.
+def run_backbone(backbone: nn.Module, **inputs: Any) -> tuple[Tensor, Tensor]:
+    """h [B, S, D], the last layer's output, before and after the final norm.
 
-    transformers returns it after the norm only, so it is taken from the norm's input.
+    transformers returns it after the norm only, so the other is taken from the norm's input.
     """
     with torch.no_grad(), _input_of(backbone.model.norm) as seen:
-        backbone.model(**inputs)
-    return seen[-1]
+        normed = backbone.model(**inputs).last_hidden_state
+    return seen[-1], normed

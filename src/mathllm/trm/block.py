@@ -24,11 +24,11 @@ def rms(h: Tensor, eps: float) -> Tensor:
     return F.rms_norm(h, h.shape[-1:], eps=eps)
 
 
-def rotate(q: Tensor, rotary: Rotary) -> Tensor:
+def rotate(heads: Tensor, rotary: Rotary) -> Tensor:
     """Rotary position embedding (Su et al., 2104.09864), halves paired as in Qwen2."""
     cos, sin = (part.unsqueeze(1) for part in rotary)  # [B, 1, S, D]: the same in every head
-    left, right = q.chunk(2, dim=-1)
-    return q * cos + torch.cat((-right, left), dim=-1) * sin
+    left, right = heads.chunk(2, dim=-1)
+    return heads * cos + torch.cat((-right, left), dim=-1) * sin
 
 
 def causal_attention(attention_mask: Tensor | None) -> Attend:
@@ -57,21 +57,20 @@ class Attention(nn.Module):
     def __init__(self, config: TRMConfig) -> None:
         super().__init__()
         self.head_size = config.head_size
-        queries = config.num_heads * config.head_size
-        keys = config.num_key_value_heads * config.head_size
-        self.q = nn.Linear(config.hidden_size, queries, bias=False)
-        self.k = nn.Linear(config.hidden_size, keys, bias=False)
-        self.v = nn.Linear(config.hidden_size, keys, bias=False)
+        self.heads = (config.num_heads, config.num_key_value_heads)
+        queries, keys = (count * config.head_size for count in self.heads)
+        self.qkv = nn.Linear(config.hidden_size, queries + 2 * keys, bias=False)
         self.o = nn.Linear(queries, config.hidden_size, bias=False)
         nn.init.zeros_(self.o.weight)
 
     def forward(self, h: Tensor, rotary: Rotary, attend: Attend) -> Tensor:
         """h [B, S, D] -> [B, S, D]."""
-        q, k, v = (
-            project(h).unflatten(-1, (-1, self.head_size)).transpose(1, 2)  # [B, heads, S, size]
-            for project in (self.q, self.k, self.v)
-        )
-        mixed = attend(rotate(q, rotary), rotate(k, rotary), v)
+        H, G = self.heads
+        heads = (
+            self.qkv(h).unflatten(-1, (-1, self.head_size)).transpose(1, 2)
+        )  # [B, H+2G, S, size]
+        turned = rotate(heads[:, : H + G], rotary)
+        mixed = attend(turned[:, :H], turned[:, H:], heads[:, H + G :])
         return self.o(mixed.transpose(1, 2).flatten(2))
 
 
@@ -80,14 +79,14 @@ class SwiGLU(nn.Module):
 
     def __init__(self, config: TRMConfig) -> None:
         super().__init__()
-        self.gate = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.up = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.gate_up = nn.Linear(config.hidden_size, 2 * config.intermediate_size, bias=False)
         self.down = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
         nn.init.zeros_(self.down.weight)
 
     def forward(self, h: Tensor) -> Tensor:
         """h [B, S, D] -> [B, S, D]."""
-        return self.down(F.silu(self.gate(h)) * self.up(h))
+        gate, up = self.gate_up(h).chunk(2, dim=-1)
+        return self.down(F.silu(gate) * up)
 
 
 class Layer(nn.Module):

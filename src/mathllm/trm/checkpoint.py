@@ -15,7 +15,7 @@ from mathllm.trm.backbone import check_safetensors
 from mathllm.trm.config import TRMConfig
 from mathllm.trm.model import RecursiveLM
 
-FORMAT = 1  # of config.json; a reader refuses what it does not know
+FORMAT = 2  # of config.json; a reader refuses what it does not know
 
 
 def save_checkpoint(model: RecursiveLM, folder: Path) -> None:

@@ -12,7 +12,8 @@ class TRMConfig:
 
     n: latent updates in a latent recursion. T: latent recursions in a deep recursion, of
     which only the last carries gradient. N_sup: supervision steps. Effective depth:
-    layers · (n + 1) · T · N_sup.
+    layers · (n + 1) · T · N_sup. halting_threshold: the halting probability at which decoding
+    freezes a token; None, never.
     """
 
     hidden_size: int
@@ -30,6 +31,7 @@ class TRMConfig:
     mixer: Literal["attention", "none"] = "attention"
     train_head: bool = False
     learn_initial_state: bool = False
+    halting_threshold: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("layers", "n", "T", "N_sup"):
@@ -38,6 +40,11 @@ class TRMConfig:
                 raise ParameterError(f"{name} is {value!r}: it must be an integer of at least 1")
         if self.mixer not in ("attention", "none"):
             raise ParameterError(f"mixer is {self.mixer!r}: it must be 'attention' or 'none'")
+        if self.halting_threshold is not None and not 0 < self.halting_threshold <= 1:
+            raise ParameterError(
+                f"halting_threshold is {self.halting_threshold}: it must be over 0 and at most 1, "
+                "or None"
+            )
 
     @classmethod
     def for_backbone(cls, backbone: Any, **overrides: Any) -> "TRMConfig":

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mathllm.errors import WeightsError
-from mathllm.trm.backbone import last_hidden
+from mathllm.trm.backbone import run_backbone
 from mathllm.trm.block import Attend, Network, Rotary, causal_attention, rms
 from mathllm.trm.config import TRMConfig
 from mathllm.trm.recursion import F, deep_supervision
@@ -71,7 +71,7 @@ class RecursiveLM(nn.Module):
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         position_ids = positions(attention_mask)
-        h = last_hidden(
+        h, _ = run_backbone(
             self.backbone,
             input_ids=input_ids,
             attention_mask=attention_mask,
