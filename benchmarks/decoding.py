@@ -240,7 +240,7 @@ def main() -> int:
     parser.add_argument("--N-sup", type=int, default=16, help="supervision steps (default 16)")
     parser.add_argument("--agreement", type=float, default=0.9, help="TRM with backbone (0.9)")
     parser.add_argument("--prompt", type=int, default=128, help="prompt tokens (default 128)")
-    parser.add_argument("--tokens", type=int, default=128, help="new tokens (default 128)")
+    parser.add_argument("--tokens", type=int, default=64, help="new tokens (default 64)")
     parser.add_argument("--batch", type=int, nargs="*", default=[16], help="rows (default 16)")
     parser.add_argument("--repeats", type=int, default=3, help="runs, of which the median counts")
     parser.add_argument("--naive-tokens", type=int, default=3, help="of the naive baseline (3)")

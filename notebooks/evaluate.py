@@ -56,7 +56,7 @@ from mathllm.decoding import BackboneDecoder, Decoder
 from mathllm.evaluation import accuracy_table, answer_rows
 from mathllm.evaluation.plots import plot_accuracy
 from mathllm.parameters import check_parameters, parse_list
-from mathllm.trm import load_backbone, load_checkpoint
+from mathllm.solving import load_model
 
 check_parameters(globals(), __annotations__)
 folder, output = locate_weights(weights), Path(output_dir)
@@ -67,7 +67,7 @@ rows = generate("test", num_samples, seed, chosen, levels)
 # %%
 device = "cuda" if torch.cuda.is_available() else "cpu"
 tokenizer = load_tokenizer(folder / "backbone")
-model = load_checkpoint(load_backbone(folder / "backbone", device=device), folder / "trm")
+model = load_model(folder, device)
 results = {
     name: answer_rows(engine(model), tokenizer, rows, max_new_tokens, batch_rows)
     for name, engine in {"backbone": BackboneDecoder, "TRM": Decoder}.items()

@@ -25,11 +25,13 @@ def tokens_of(found) -> list[list[list[int]]]:
 
 def test_the_plan_counts_what_is_allocated():
     model = random_trm(make_backbone(), n=2, T=1, N_sup=3)
-    plan = Decoder(model, max_drafts=4).memory_plan(tokens=20, rows=5)
-    lanes = Lanes(model, 5, plan.width, 3, None)
+    decoder = Decoder(model, max_drafts=4)
+    plan = decoder.memory_plan(tokens=20, rows=5)
+    lanes = decoder.lanes(5, 20 + 4)
     stores = {"recursion": lanes._recursion, "backbone": lanes._backbone.store}
     for name, store in stores.items():
         assert getattr(plan, name) * 5 == store.keys.nbytes + store.values.nbytes
+    assert lanes.bytes == 5 * (plan.recursion + plan.backbone)
     assert plan.row == plan.recursion + plan.backbone + plan.logits
     assert "5 rows need" in str(plan)
 
@@ -90,11 +92,11 @@ def test_one_row_without_memory_ends_and_keeps_its_tokens(monkeypatch, caplog):
     ((whole,),) = decoder.generate([[1, 2]], SamplingConfig(max_new_tokens=8))
     feed, calls = Lanes.feed, []
 
-    def scarce(self, *args):
+    def scarce(self, *args, **kwargs):
         calls.append(1)
         if len(calls) > 5:
             raise MemoryError("none left")
-        return feed(self, *args)
+        return feed(self, *args, **kwargs)
 
     monkeypatch.setattr(Lanes, "feed", scarce)
     ((sample,),) = decoder.generate([[1, 2]], SamplingConfig(max_new_tokens=8))
@@ -104,7 +106,7 @@ def test_one_row_without_memory_ends_and_keeps_its_tokens(monkeypatch, caplog):
 
 
 def test_other_faults_are_raised(monkeypatch):
-    def broken(*_):
+    def broken(*_, **__):
         raise RuntimeError("shapes do not match")
 
     monkeypatch.setattr(Lanes, "feed", broken)

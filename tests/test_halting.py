@@ -10,6 +10,8 @@ from test_trm import random_trm
 
 from mathllm.decoding import Decoder, SamplingConfig
 from mathllm.decoding.speculation import DraftLength
+from mathllm.errors import ParameterError
+from mathllm.evaluation.halting import disagreement
 from mathllm.trm import load_checkpoint, save_checkpoint
 
 
@@ -77,3 +79,30 @@ def test_prompts_never_halt():
     expected = logits[-1].log_softmax(dim=-1)[sample.tokens[0]].item()
     assert sample.logprobs[0] == pytest.approx(expected, abs=1e-4)
     assert sample.tokens[0] == int(torch.argmax(logits[-1]))
+
+
+def test_disagreement_is_counted_along_the_full_recursions_text():
+    model = random_trm(make_backbone(), n=1, T=1, N_sup=3)
+    model.halting.weight.data.mul_(3)
+    prompts = [[1, 2, 3], [4]]
+    config = SamplingConfig(max_new_tokens=20, temperature=0)
+    texts = [sample.tokens for (sample,) in Decoder(model).generate(prompts, config)]
+    differ = steps = 0
+    for prompt, text in zip(prompts, texts, strict=True):
+        logits, used = naive.halting_logits(model, prompt + text[:-1], len(prompt) - 1, 0.6)
+        said = logits[len(prompt) - 1 :].argmax(dim=-1)
+        differ += int((said != torch.tensor(text)).sum())
+        steps += int(used[len(prompt) - 1 :].sum())
+    found = disagreement(Decoder(model, halting_threshold=0.6), prompts, texts)
+    assert (found.tokens, found.differ, found.steps) == (40, differ, steps)
+    assert differ > 0
+    assert found.share == differ / 40
+    assert found.steps_per_token == steps / 40
+
+
+def test_disagreement_needs_a_decoder_that_halts_and_some_text():
+    model = random_trm(make_backbone(), N_sup=2)
+    with pytest.raises(ParameterError, match="halting_threshold is None"):
+        disagreement(Decoder(model), [[1]], [[2]])
+    with pytest.raises(ParameterError, match="no text"):
+        disagreement(Decoder(model, halting_threshold=0.9), [[1]], [[]])

@@ -29,15 +29,6 @@ class Window:
     places: Tensor
     visible: Tensor
 
-    @property
-    def rows(self) -> int:
-        return self.visible.shape[0]
-
-    @property
-    def width(self) -> int:
-        """Columns that are read, from the first one on."""
-        return self.visible.shape[-1]
-
     def bias(self, dtype: torch.dtype, queries_per_key: int = 1) -> Tensor:
         """0 where a token may attend and −∞ elsewhere, [B, 1, queries_per_key · S, width]."""
         bias = torch.zeros(self.visible.shape, dtype=dtype, device=self.visible.device)
@@ -109,16 +100,20 @@ class BackboneCache(Cache):
     def __init__(self, store: Store) -> None:
         super().__init__(layers=[])
         self.store = store
-        self.window: Window | None = None  # of the pass that is under way
+
+    def at(self, places: Tensor, rows: int, width: int) -> "BackboneCache":
+        """Itself, for the next pass: written at `places`, the first `width` columns read."""
+        self._places, self._rows, self._width = places, rows, width
+        return self
 
     def update(self, k: Tensor, v: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Stores k and v [B, G, S, D] of a layer; gives keys and values [B, G, width, D]."""
-        self.store.write(layer, self.window.places, k, v)
-        return self.store.read(layer, self.window.rows, self.window.width)
+        self.store.write(layer, self._places, k, v)
+        return self.store.read(layer, self._rows, self._width)
 
     def get_seq_length(self, *_: Any) -> int:
         """Columns that are read."""
-        return self.window.width
+        return self._width
 
 
 def grouped_attention(q: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
@@ -128,30 +123,32 @@ def grouped_attention(q: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> 
     [B, 1, H/G · S, width]. Gives [B, H, S, D].
     """
     grouped = q.reshape(len(q), keys.shape[1], -1, q.shape[-1])  # [B, G, H/G · S, D]
-    return F.scaled_dot_product_attention(grouped, keys, values, attn_mask=bias).view(q.shape)
+    return F.scaled_dot_product_attention(grouped, keys, values, attn_mask=bias).reshape(q.shape)
 
 
 def cached_attention(
-    store: Store, window: Window, bias: Tensor, first_slot: int, tokens: Tensor | None = None
+    store: Store, places: Tensor, bias: Tensor, first_slot: int, tokens: Tensor | None = None
 ) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     """An `Attend` of mathllm.trm.block that takes the slots from `first_slot` on, one a call.
 
-    With `tokens` [A], only those of the window's B · S tokens are there, as one row:
-    q [1, H, A, D]. They are put in their places for the attention alone.
+    `places` and `bias` as a window has them, bias for grouped queries. With `tokens` [A],
+    only those of the window's B · S tokens are there, as one row: q [1, H, A, D]. They are
+    put in their places for the attention alone.
     """
     slot = first_slot
-    places = window.places if tokens is None else window.places[tokens]
+    rows, width, count = bias.shape[0], bias.shape[-1], len(places)
+    own = places if tokens is None else places[tokens]
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         nonlocal slot
-        store.write(slot, places, k, v)
-        keys, values = store.read(slot, window.rows, window.width)
+        store.write(slot, own, k, v)
+        keys, values = store.read(slot, rows, width)
         slot += 1
         if tokens is None:
             return grouped_attention(q, keys, values, bias)
-        dense = q.new_zeros(window.places.shape[0], *q.shape[1::2])  # [B · S, H, D]
+        dense = q.new_zeros(count, *q.shape[1::2])  # [B · S, H, D]
         dense.index_copy_(0, tokens, q[0].transpose(0, 1))
-        dense = dense.unflatten(0, (window.rows, -1)).transpose(1, 2)
+        dense = dense.unflatten(0, (rows, -1)).transpose(1, 2)
         mixed = grouped_attention(dense, keys, values, bias)
         return mixed.transpose(1, 2).flatten(0, 1)[tokens].transpose(0, 1)[None]
 

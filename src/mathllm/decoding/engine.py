@@ -34,7 +34,9 @@ class Decoder:
     `max_drafts`, the most tokens that the backbone drafts for one pass (0: none). Halting
     trades that for speed: `halting_threshold` is the probability at which a token freezes,
     None never; by default what the checkpoint says. `supervision_steps` replaces N_sup.
-    `memory_bytes` is what decoding may take, by default most of what is free.
+    `memory_bytes` is what decoding may take, by default most of what is free. `graphs`:
+    passes are replayed as CUDA graphs, by default on a GPU; caches and graphs are then kept
+    for the next call, until `release`.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class Decoder:
         halting_threshold: float | str | None = "checkpoint",
         supervision_steps: int | None = None,
         memory_bytes: int | None = None,
+        graphs: bool | None = None,
     ) -> None:
         if max_drafts < 0:
             raise ParameterError(f"max_drafts is {max_drafts}: it must be at least 0")
@@ -58,6 +61,9 @@ class Decoder:
         self.halting_threshold = config.halting_threshold
         self.supervision_steps = config.N_sup
         self.memory_bytes = memory_bytes
+        self._device = self.model.halting.weight.device
+        self.graphs = self._device.type == "cuda" if graphs is None else graphs
+        self._kept: Lanes | None = None
 
     @property
     def max_positions(self) -> int:
@@ -66,11 +72,33 @@ class Decoder:
 
     def memory_plan(self, tokens: int, rows: int = 1) -> MemoryPlan:
         """What `rows` samples of at most `tokens` tokens take, prompt included."""
-        device = self.model.halting.weight.device
-        available = available_bytes(device) if self.memory_bytes is None else self.memory_bytes
+        available = self.memory_bytes
+        if available is None:
+            held = 0 if self._kept is None else self._kept.bytes
+            available = available_bytes(self._device) + held
         slots = slots_per_step(self.model) * self.supervision_steps
         width = tokens + self.max_drafts + 1
         return plan(self.model, slots, width, rows, self.max_drafts + 1, available)
+
+    def release(self) -> None:
+        """Give back the memory that is kept for the next call."""
+        self._kept = None
+
+    def lanes(self, rows: int, width: int) -> Lanes:
+        """Empty lanes for so many rows of so many columns, or for more."""
+        kept = self._kept
+        if kept is not None and kept.rows >= rows and kept.width >= width:
+            kept.reset(rows)
+            return kept
+        self.release()
+        lanes = self._new_lanes(rows, width)
+        self._kept = lanes if self.graphs else None
+        return lanes
+
+    def _new_lanes(self, rows: int, width: int) -> Lanes:
+        return Lanes(
+            self.model, rows, width, self.supervision_steps, self.halting_threshold, self.graphs
+        )
 
     @torch.inference_mode()
     def generate(
@@ -93,7 +121,7 @@ class Decoder:
             prompts, config, seeds, self.model.config.vocab_size, self.max_positions, on_pass
         )
         size = self.memory_plan(request.most_tokens, len(request.rows)).rows
-        in_groups(request.rows, size, _Job(self, request).run)
+        in_groups(request.rows, size, _Job(self, request).run, self.release)
         return request.completions
 
 
@@ -126,14 +154,7 @@ class _Job:
         """Lanes for the rows, filled with all but their last token; equal rows share that."""
         longest = max(len(row.sequence) for row in rows)
         room = max(row.limit - len(row.completion.tokens) for row in rows)
-        decoder = self._decoder
-        lanes = Lanes(
-            self._model,
-            len(rows),
-            longest + room + decoder.max_drafts,
-            decoder.supervision_steps,
-            decoder.halting_threshold,
-        )
+        lanes = self._decoder.lanes(len(rows), longest + room + self._decoder.max_drafts)
         distinct: dict[tuple[int, ...], int] = {}
         ends = []
         sources = []
@@ -143,7 +164,8 @@ class _Job:
                 distinct[start] = len(distinct)
                 ends.append(len(row.prompt) - 1)
             sources.append(distinct[start])
-        lanes.prefill([list(start) for start in distinct], ends, sources)
+        prompts = [list(start) for start in distinct]
+        lanes.prefill(prompts, ends, sources, lambda: bool(self._request.asked(rows)))
         return lanes
 
     def _pass(self, lanes: Lanes, batch: Batch) -> None:

@@ -6,41 +6,95 @@ filled columns. A pass writes behind that count. `advance` moves it over what wa
 the rest is overwritten by the next pass, which is all there is to a rollback.
 """
 
+from collections.abc import Callable
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mathllm.decoding.cache import BackboneCache, Store, Window, window
+from mathllm.decoding.graphs import Graphed
 from mathllm.decoding.refinement import Refinement, slots_per_step
 from mathllm.trm import RecursiveLM
 from mathllm.trm.backbone import run_backbone
 
 PREFILL_TOKENS = 2048  # in one pass: bounds the masks and activations of long prompts
+WIDTH_STEP = 256  # columns: with graphs, the width that is read grows in such steps
 
 
 class Lanes:
-    """Caches for `rows` rows of `width` columns, of which the first `live` are in use."""
+    """Caches for `rows` rows of `width` columns, of which the first `live` are in use.
+
+    With `graphs`, passes have few different shapes: the number of lanes that run is a power
+    of two, so that idle ones run along, and the width that is read grows in steps.
+    """
 
     def __init__(
-        self, model: RecursiveLM, rows: int, width: int, steps: int, threshold: float | None
+        self,
+        model: RecursiveLM,
+        rows: int,
+        width: int,
+        steps: int,
+        threshold: float | None,
+        graphs: bool = False,
     ) -> None:
         self.model = model
+        self.rows = rows
         self.width = width
-        self.live = rows
         config, weight = model.config, model.halting.weight
-        sizes = (rows, width, config.num_key_value_heads, config.head_size, weight.device)
+        # One column more, for what is written in vain.
+        sizes = (rows, width + 1, config.num_key_value_heads, config.head_size, weight.device)
         layers = model.backbone.config.num_hidden_layers
         self._backbone = BackboneCache(Store(layers, *sizes, model.backbone.dtype))
         self._recursion = Store(slots_per_step(model) * steps, *sizes, weight.dtype)
-        self._refine = Refinement(model, self._recursion, steps, threshold)
+        self._refine = Refinement(model, self._recursion, steps, threshold, graphs)
+        self._graphs = graphs
+        self._graphed_feed = Graphed(self._feed) if graphs else self._feed
         self._pad = torch.zeros(rows, dtype=torch.long, device=weight.device)
         self._filled = torch.zeros_like(self._pad)
-        self._prompt_ends = torch.zeros_like(self._pad)  # columns before the last of the prompt
+        self._prompt_ends = torch.zeros_like(self._pad)  # the column of a prompt's last token
         self._columns = [0] * rows  # what _filled holds, known without asking the device
+        self.live = rows
 
-    def prefill(self, prompts: list[list[int]], ends: list[int], lanes: list[int]) -> None:
+    @property
+    def bytes(self) -> int:
+        """What the caches take."""
+        stores = (self._backbone.store, self._recursion)
+        return sum(store.keys.nbytes + store.values.nbytes for store in stores)
+
+    def reset(self, live: int) -> None:
+        """As new, for `live` rows: zeros, so that nothing of an earlier run is left."""
+        for store in (self._backbone.store, self._recursion):
+            store.keys.zero_()
+            store.values.zero_()
+        self.live = 0
+        self._clear_idle()
+        self.live = live
+
+    def _clear_idle(self) -> None:
+        """Lanes that only run along begin at column 0 again."""
+        for values in (self._pad, self._filled, self._prompt_ends):
+            values[self.live :] = 0
+        self._columns[self.live :] = [0] * (self.rows - self.live)
+
+    @property
+    def _running(self) -> int:
+        """Lanes that a pass computes."""
+        if not self._graphs:
+            return self.live
+        return min(self.rows, 1 << (self.live - 1).bit_length())
+
+    def prefill(
+        self,
+        prompts: list[list[int]],
+        ends: list[int],
+        lanes: list[int],
+        go_on: Callable[[], bool] = lambda: True,
+    ) -> None:
         """Fill the caches with token ids; lane r continues prompt lanes[r], which is ≤ r.
 
-        Tokens from place ends[p] of prompt p on were generated, and may halt.
+        Tokens from place ends[p] of prompt p on were generated, and may halt. `go_on` is
+        asked before each pass, and False leaves the rest undone.
         """
         device = self._pad.device
         longest = max(map(len, prompts))
@@ -54,15 +108,14 @@ class Lanes:
         generated = any(len(p) > end for p, end in zip(prompts, ends, strict=True))
         size = max(1, PREFILL_TOKENS // len(prompts))
         for start in range(0, longest, size):
+            if not go_on():
+                break
             chunk = tokens[:, start : start + size]
-            columns = self.window(chunk.shape[1])
-            h, _ = self.feed(chunk, columns)
-            self.refine(h, columns, may_halt=generated)
+            columns = self.window(chunk.shape[1], replay=False)
+            h, _ = self.feed(chunk, columns, replay=False)
+            self.refine(h, columns, may_halt=generated, replay=False)
             self.advance([chunk.shape[1]] * self.live)
-        self._spread(lanes, count)
-
-    def _spread(self, lanes: list[int], count: int) -> None:
-        """Copy prefilled lanes to those that continue them, last first: none is lost unread."""
+        # Last first, so that none is overwritten before it was copied.
         for target in reversed(range(count)):
             if (source := lanes[target]) != target:
                 self._move(source, target)
@@ -87,35 +140,54 @@ class Lanes:
             order[hole] = late.pop()
             self._move(order[hole], hole)
         self.live = count
+        self._clear_idle()
         return order
 
-    def window(self, size: int, offset: int = 0) -> Window:
-        """The next `size` columns of each live lane, `offset` behind what is filled."""
+    def window(self, size: int, offset: int = 0, replay: bool = True) -> Window:
+        """The next `size` columns of each lane, `offset` behind what is filled."""
+        rows = self._running if replay else self.live
         steps = torch.arange(offset, offset + size, device=self._pad.device)
-        columns = self._filled[: self.live, None] + steps
-        read = max(self._columns[: self.live]) + offset + size
-        return window(columns, self._pad[: self.live], read, self.width)
+        columns = self._filled[:rows, None] + steps
+        read = max(self._columns[:rows]) + offset + size
+        if self._graphs and replay:
+            read = min(self.width, -(-read // WIDTH_STEP) * WIDTH_STEP)
+        return window(columns, self._pad[:rows], read, self.width + 1)
 
-    def feed(self, tokens: Tensor, columns: Window) -> tuple[Tensor, Tensor]:
-        """Tokens [B, S] through the backbone: h [B, S, D] before and after its final norm."""
-        self._backbone.window = columns
+    def feed(self, tokens: Tensor, columns: Window, replay: bool = True) -> tuple[Tensor, Tensor]:
+        """Tokens [B, S] of the live lanes through the backbone.
+
+        Gives h before the final norm, of every lane that runs, and after it, of the live ones.
+        """
+        feed = self._graphed_feed if replay else self._feed
+        idle = len(columns.columns) - len(tokens)
+        tokens = F.pad(tokens, (0, 0, 0, idle))
+        bias = columns.bias(self.model.backbone.dtype)
+        h, normed = feed(tokens, bias, columns.positions, columns.places)
+        return h, normed[: self.live]
+
+    def _feed(
+        self, tokens: Tensor, bias: Tensor, positions: Tensor, places: Tensor
+    ) -> tuple[Tensor, Tensor]:
         return run_backbone(
             self.model.backbone,
             input_ids=tokens,
-            attention_mask=columns.bias(self.model.backbone.dtype),
-            position_ids=columns.positions,
-            past_key_values=self._backbone,
+            attention_mask=bias,
+            position_ids=positions,
+            past_key_values=self._backbone.at(places, bias.shape[0], bias.shape[-1]),
             use_cache=True,
         )
 
-    def refine(self, h: Tensor, columns: Window, may_halt: bool = True) -> tuple[Tensor, Tensor]:
-        """h [B, S, D] -> y [B, S, D] and supervision steps [B, S]. Prompts never halt."""
+    def refine(
+        self, h: Tensor, columns: Window, may_halt: bool = True, replay: bool = True
+    ) -> tuple[Tensor, Tensor]:
+        """h of every lane that runs -> y [B, S, D] and supervision steps [B, S] of the live ones.
+
+        Prompts never halt.
+        """
         x = self.model.normalise(h)
-        eligible = columns.columns >= self._prompt_ends[: self.live, None] if may_halt else None
-        y, used = self._refine(x, columns, eligible)
-        if used is None:
-            used = torch.full(x.shape[:2], self._refine.steps, device=x.device)
-        return y, used
+        eligible = columns.columns >= self._prompt_ends[: len(h), None] if may_halt else None
+        y, used = self._refine(x, columns, eligible, self.live, replay)
+        return y[: self.live], used[: self.live]
 
     def advance(self, counts: list[int]) -> None:
         """Each live lane has so many columns more."""

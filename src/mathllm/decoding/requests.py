@@ -199,11 +199,16 @@ def _check(prompts: Sequence[Sequence[int]], vocabulary: int, max_positions: int
             )
 
 
-def in_groups(rows: list[Row], size: int, run: Callable[[list[Row], int], None]) -> None:
+def in_groups(
+    rows: list[Row],
+    size: int,
+    run: Callable[[list[Row], int], None],
+    release: Callable[[], None] = lambda: None,
+) -> None:
     """Run every row, at most `size` together; `run` gets a group and how many rows wait.
 
-    Where memory runs out, the rows that have not ended go on in halves, from the tokens they
-    have; a single row that does not fit ends.
+    Where memory runs out, `release` is called and the rows that have not ended go on in
+    halves, from the tokens they have; a single row that does not fit ends.
     """
     groups = [rows[start : start + size] for start in range(0, len(rows), size)]
     while groups:
@@ -217,6 +222,7 @@ def in_groups(rows: list[Row], size: int, run: Callable[[list[Row], int], None])
             cause = " ".join(str(fault).split())[:200]
         else:
             continue
+        release()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         left = [row for row in group if not row.done]

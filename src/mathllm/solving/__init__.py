@@ -2,7 +2,7 @@
 
 from mathllm.solving.answers import extract_answer
 from mathllm.solving.budget import Budget
-from mathllm.solving.loading import load_solver
+from mathllm.solving.loading import load_model, load_solver
 from mathllm.solving.solver import Attempt, Solution, Solver, SolverSettings
 from mathllm.solving.voting import Decision, vote
 
@@ -14,6 +14,7 @@ __all__ = [
     "Solver",
     "SolverSettings",
     "extract_answer",
+    "load_model",
     "load_solver",
     "vote",
 ]

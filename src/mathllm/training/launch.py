@@ -24,10 +24,11 @@ from mathllm.data.tokens import TokenSet
 from mathllm.errors import ParameterError, TrainingError
 from mathllm.training.config import Compute, Saving, TrainConfig
 from mathllm.training.memory import check_fits, estimate, parameter_rows
-from mathllm.training.precision import DTYPES, resolve
+from mathllm.training.precision import resolve
 from mathllm.training.trainer import Outcome, train
 from mathllm.trm import RecursiveLM, TRMConfig, load_backbone, save_checkpoint
 from mathllm.trm.backbone import QUANTISED, read_backbone_config
+from mathllm.trm.precision import DTYPES
 
 DESCRIPTION = "run.json"
 

@@ -1,18 +1,9 @@
-"""Which precision a device computes in. Weights of the TRM stay in float32 whatever it is."""
+"""What the trainer computes in. Weights of the TRM stay in float32 whatever it is."""
 
 import torch
 
 from mathllm.errors import ParameterError
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-BFLOAT16_FROM = (8, 0)  # compute capability: Ampere on; T4 is (7, 5), P100 (6, 0)
-
-
-def best_precision(kind: str, capability: tuple[int, int] = (0, 0)) -> str:
-    """fp32 on a CPU; on a GPU bf16 where it has it, else fp16 (with loss scaling)."""
-    if kind != "cuda":
-        return "fp32"
-    return "bf16" if capability >= BFLOAT16_FROM else "fp16"
+from mathllm.trm.precision import DTYPES, best_precision
 
 
 def resolve(precision: str, device: torch.device) -> str:

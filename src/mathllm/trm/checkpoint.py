@@ -6,6 +6,7 @@ import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -66,11 +67,14 @@ def read_config(folder: Path) -> TRMConfig:
         raise WeightsError(f"{path} is not a TRM config ({fault}): copy it again") from fault
 
 
-def load_checkpoint(backbone: nn.Module, folder: Path) -> RecursiveLM:
-    """The TRM in `folder` over `backbone`, on the backbone's device, in float32.
+def load_checkpoint(
+    backbone: nn.Module, folder: Path, dtype: torch.dtype = torch.float32
+) -> RecursiveLM:
+    """The TRM in `folder` over `backbone`, on the backbone's device, in `dtype`.
 
-    Raises WeightsError when files are missing, truncated or do not belong together, or
-    when the TRM was trained for a backbone of another size.
+    Training wants float32, decoding on a GPU the backbone's 16 bits. Raises WeightsError when
+    files are missing, truncated or do not belong together, or when the TRM was trained for a
+    backbone of another size.
     """
     folder = Path(folder)
     model = RecursiveLM(backbone, read_config(folder))
@@ -89,4 +93,6 @@ def load_checkpoint(backbone: nn.Module, folder: Path) -> RecursiveLM:
                 f"{list(expected[name].shape)}: they do not belong together"
             )
     model.load_state_dict(tensors, strict=False)  # the backbone is already loaded
+    for _, parameter in model.trm_parameters():
+        parameter.data = parameter.data.to(dtype)
     return model.eval()
