@@ -58,6 +58,7 @@ settings = SolverSettings(
     seed=seed,
 )
 solver = load_solver(locate_weights(weights), settings, device)
+print(solver.engine.memory_plan(solver.engine.max_positions, n_samples))
 
 # %%
 solution = solver.solve("question", problem, seconds)
