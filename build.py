@@ -9,12 +9,14 @@ import argparse
 import os
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT / "src"))
 
 from mathllm.competition.contents import ACCELERATORS  # noqa: E402 (found by the line above)
+from mathllm.competition.faults import FAULTS  # noqa: E402
 from mathllm.errors import UserError  # noqa: E402
 
 OK, FAILED, USER_ERROR = 0, 1, 2
@@ -32,6 +34,7 @@ examples:
   build.py vendor --weights runs/train --username me
   build.py rehearse                                  a dozen problems that come with the clone
   build.py rehearse --problems reference.csv         any file with id, problem[, answer]
+  build.py rehearse --faults                         what each injected fault costs
   build.py run notebooks/train.ipynb -p epochs 2 --html
 
 exit status: 0 done, 1 a run failed, 2 a mistake that you can mend (said in a line or two)
@@ -115,6 +118,14 @@ def _add_rehearse(commands: argparse._SubParsersAction) -> None:
         "--seed", type=int, metavar="N", help="of the samples; without it the notebook's own"
     )
     rehearse.add_argument(
+        "--faults",
+        metavar="NAME",
+        nargs="*",
+        choices=FAULTS,
+        help=f"instead, one rerun for each fault injected ({', '.join(FAULTS)}; none named: all), "
+        "and a table of what each one cost",
+    )
+    rehearse.add_argument(
         "--keep", action="store_true", help="leave the Kaggle-like input folder to look at"
     )
 
@@ -180,7 +191,12 @@ def run_rehearse(options: argparse.Namespace) -> int:
         seed=options.seed,
         keep=options.keep,
     )
-    return OK if rehearse(order, lambda line: print(line, flush=True)) else FAILED
+    say = partial(print, flush=True)
+    if options.faults is not None:
+        from mathllm.competition.drills import drill
+
+        return OK if drill(order, options.faults or list(FAULTS), say) else FAILED
+    return OK if rehearse(order, say) else FAILED
 
 
 def run_notebook(options: argparse.Namespace) -> int:

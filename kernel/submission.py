@@ -39,6 +39,13 @@ n_samples: int = 4  # samples of a problem, which vote
 max_new_tokens: int = 256  # tokens of a sample, at most
 temperature: float = 0.7  # 0 is greedy
 top_p: float = 0.95  # nucleus
+wave: int = 0  # samples drawn before the votes are looked at; 0: all at once
+voting: str = "majority"  # or entropy, tail_entropy, confidence, combined
+agreement: int = 0  # samples that agree and end a problem early; 0: only once it is decided
+tool_kernels: int = 0  # Python kernels for programs that the model writes; 0: no tools
+endpoint: str = ""  # OpenAI-compatible server that generates, as http://127.0.0.1:8000/v1
+endpoint_model: str = ""  # its name there
+server: str = ""  # command that starts it, as "vllm serve FOLDER --port 8000"; empty: it runs
 hours: float = 5.0  # length of the session
 margin_minutes: float = 15.0  # kept free at its end
 expected_problems: int = 50  # that share the time; the gateway does not say how many come
@@ -49,7 +56,7 @@ import polars as pl
 
 from mathllm.competition.serving import serve
 from mathllm.parameters import check_parameters
-from mathllm.solving import Budget, SolverSettings
+from mathllm.solving import Budget, EngineSettings, SolverSettings
 
 check_parameters(globals(), __annotations__)
 settings = SolverSettings(
@@ -57,12 +64,16 @@ settings = SolverSettings(
     max_new_tokens=max_new_tokens,
     temperature=temperature,
     top_p=top_p,
+    wave=wave,
+    voting=voting,
+    agreement=agreement,
     seed=seed,
 )
 budget = Budget(hours * 3600, margin_minutes * 60, expected_problems)
+engine = EngineSettings(tool_kernels, endpoint, endpoint_model, server)
 
 # %%
-submission = serve(weights, settings, budget)
+submission = serve(weights, settings, budget, engine)
 
 # %% [markdown]
 # ## What was answered
@@ -70,6 +81,10 @@ submission = serve(weights, settings, budget)
 # %%
 pl.Config(tbl_rows=-1, fmt_str_lengths=120, tbl_hide_dataframe_shape=True)
 submission.summary()
+
+# %%
+# %matplotlib inline
+submission.plot()
 
 # %%
 submission.written()

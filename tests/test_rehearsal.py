@@ -332,3 +332,28 @@ def test_a_rehearsal_that_cannot_have_its_mode_leaves_nothing_behind(
     with pytest.raises(OSError, match="no network namespace"):
         rehearse(order, say=lambda _: None)
     assert not list(tmp_path.glob("mathllm-rehearsal-*"))
+
+
+def test_injected_faults_cost_no_more_than_the_problem_they_strike(build, problems, tmp_path):
+    runs = tmp_path / "runs"
+    result = build_py(
+        *("--build", build, "--problems", problems, "--runs-dir", runs),
+        *("--faults", "engine", "connection", "weights"),
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "NOT CONTAINED" not in result.stdout
+    table = (runs / "faults.txt").read_text(encoding="utf-8")
+    for name in ("engine", "connection", "weights"):
+        (row,) = [line for line in table.splitlines() if line.startswith(f"{name} ")][:1]
+        assert "2 of 2" in row
+        written = pl.read_parquet(runs / f"with-{name}" / "gateway" / CURRENT.submission_file)
+        assert sorted(written["id"]) == read_problems(problems)["id"].to_list()
+    assert "injected: the engine broke" in table
+    journal = (runs / "with-weights" / "kernel" / "journal.jsonl").read_text(encoding="utf-8")
+    assert "the plain backbone answers" in journal
+
+
+def test_an_unknown_fault_is_refused_with_status_2(build, problems):
+    result = build_py("--build", build, "--problems", problems, "--faults", "flood")
+    assert result.returncode == 2
+    assert "flood" in result.stderr

@@ -3,10 +3,11 @@ from dataclasses import dataclass, field
 
 import pytest
 from conftest import make_backbone
+from tiny_weights import write_weights
 
 from mathllm.data.chat import END_OF_TURN, end_of_turn_id, padding_id, prompt_ids, prompt_text
 from mathllm.data.tokenizer import train_tokenizer
-from mathllm.decoding import Completion, SamplingConfig
+from mathllm.decoding import BackboneDecoder, Completion, SamplingConfig
 from mathllm.errors import ParameterError, WeightsError
 from mathllm.solving import Solver, SolverSettings, load_solver
 from mathllm.solving.solver import sample_seed
@@ -34,7 +35,7 @@ class ScriptedEngine:
             tokens = self.tokenizer(text + END_OF_TURN, add_special_tokens=False)["input_ids"]
             entropy = [0.5] * (len(tokens) - 1) + [0.0]
             completions.append(
-                Completion(tokens, [0.0] * len(tokens), entropy, self.finish_reason, 1)
+                Completion(tokens, [0.0] * len(tokens), entropy, finish_reason=self.finish_reason)
             )
         return [completions]
 
@@ -71,7 +72,7 @@ def test_without_a_valid_vote_zero_stands_in_and_the_reason_says_so(tokenizer):
 def test_an_empty_completion_is_an_attempt_without_an_answer(tokenizer):
     class Silent:
         def generate(self, _prompts, config, **_):
-            return [[Completion([], [], [], "deadline", 0)] * config.n]
+            return [[Completion(finish_reason="deadline")] * config.n]
 
     solution = Solver(Silent(), tokenizer, SolverSettings(n_samples=2)).solve("a", "What?")
     assert solution.answer == 0
@@ -235,3 +236,99 @@ def test_without_time_a_loaded_solver_still_answers(weights):
     solution = solver.solve("aaaaaa", "What is $1+1$?", seconds=0)
     assert solution.answer == 0
     assert [a.finish_reason for a in solution.attempts] == ["deadline"] * 2
+
+
+def test_a_trm_that_cannot_be_loaded_leaves_the_plain_backbone_in_a_rerun(tmp_path):
+    write_weights(tmp_path)
+    path = tmp_path / "trm" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(WeightsError, match="truncated"):
+        load_solver(tmp_path)
+    solver = load_solver(tmp_path, SolverSettings(n_samples=1, max_new_tokens=3), strict=False)
+    assert "truncated" in solver.load_fault
+    assert "plain backbone" in solver.load_fault
+    assert isinstance(solver.engine, BackboneDecoder)
+    assert len(solver.solve("a", "What?").attempts) == 1
+
+
+@dataclass
+class Breaking:
+    """An engine that breaks as often as it is told, then answers."""
+
+    tokenizer: object
+    faults: int
+    asked: list[int] = field(default_factory=list)
+
+    def generate(self, prompts, config, seeds=None):
+        self.asked.append(config.n)
+        if len(self.asked) <= self.faults:
+            raise RuntimeError("broke")
+        return ScriptedEngine(self.tokenizer, [r"\boxed{5}"] * config.n).generate(
+            prompts, config, seeds
+        )
+
+
+@pytest.mark.parametrize(
+    ("faults", "asked", "spare_asked", "answer", "words"),
+    [
+        (0, [4], [], 5, []),
+        (1, [4, 2], [], 5, ["trying 2 samples"]),
+        (2, [4, 2, 1], [], 5, ["trying 2", "trying 1"]),
+        (9, [4, 2, 1], [2], 5, ["trying 2", "trying 1", "trying 2 of Breaking"]),
+    ],
+)
+def test_after_a_fault_less_is_tried(tokenizer, faults, asked, spare_asked, answer, words):
+    engine, spare = Breaking(tokenizer, faults), Breaking(tokenizer, 0)
+    solver = Solver(engine, tokenizer, SolverSettings(), spare=spare, strict=False)
+    solution = solver.solve("a", "What?")
+    assert (engine.asked, spare.asked, solution.answer) == (asked, spare_asked, answer)
+    assert len(solution.faults) == len(words)
+    for fault, word in zip(solution.faults, words, strict=True):
+        assert fault.startswith("RuntimeError: broke; ")
+        assert word in fault
+
+
+def test_when_nothing_is_left_the_votes_at_hand_decide_or_zero(tokenizer):
+    class Twice(Breaking):
+        def generate(self, prompts, config, seeds=None):
+            if len(self.asked) == 1:
+                self.faults = 9
+            return super().generate(prompts, config, seeds)
+
+    solver = Solver(
+        Twice(tokenizer, 0), tokenizer, SolverSettings(n_samples=5, wave=2), strict=False
+    )
+    solution = solver.solve("a", "What?")
+    assert solution.answer == 5
+    assert solution.faults == ["RuntimeError: broke; the 2 samples at hand decide"]
+    empty = Solver(Breaking(tokenizer, 9), tokenizer, SolverSettings(), strict=False)
+    assert empty.solve("a", "What?").answer == 0
+    assert empty.solve("a", "What?").faults[-1].endswith("nothing is left to try")
+
+
+@pytest.mark.parametrize("reason", ["fault", "memory", "nan"])
+def test_a_sample_that_broke_ends_a_commit_run_and_is_noted_in_a_rerun(tokenizer, reason):
+    engine = ScriptedEngine(tokenizer, [r"\boxed{5}"] * 4, finish_reason=reason)
+    with pytest.raises(RuntimeError, match=f"of 4 samples ended 4 by '{reason}'"):
+        Solver(engine, tokenizer).solve("a", "What?")
+    solution = Solver(engine, tokenizer, strict=False).solve("a", "What?")
+    assert solution.answer == 5
+    assert solution.faults == [f"of 4 samples ended 4 by '{reason}'"]
+
+
+def test_samples_come_in_waves_until_it_is_decided(tokenizer):
+    engine = Breaking(tokenizer, 0)
+    solver = Solver(engine, tokenizer, SolverSettings(n_samples=8, wave=3))
+    assert solver.solve("a", "What?").reason.startswith("6 of 6 votes; ")
+    assert engine.asked == [3, 3]
+    agreeing = Solver(engine, tokenizer, SolverSettings(n_samples=8, wave=3, agreement=3))
+    assert "3 agree on 5" in agreeing.solve("a", "What?").reason
+    assert engine.asked == [3, 3, 3]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"wave": -1}, {"agreement": -1}, {"max_calls": -1}, {"voting": "loudest"}]
+)
+def test_a_wrong_solver_setting_is_named(tokenizer, wrong):
+    with pytest.raises(ParameterError, match=str(next(iter(wrong.values())))):
+        Solver(ScriptedEngine(tokenizer, []), tokenizer, SolverSettings(**wrong))

@@ -6,9 +6,11 @@ Knows lines and files. Knows nothing of what an event means to its reader.
     listening   package, port when it is known: the evaluation API can connect
     loaded      seconds the solver took to load
     fault       cause: what went wrong, apart from a problem's own
-    answer      id, answer, votes (answer -> count), samples, reason, tokens, seconds,
-                tokens_per_second, fault (cause or null), budget_left (seconds), budget_used
-                (share)
+    answer      id, problem (digest of its text), answer, votes (answer -> weight), samples,
+                without_answer (of them), calls (programs run), reason, tokens, seconds,
+                allowance (seconds given), tokens_per_second, fault (cause or null), faults
+                (what failed on the way), budget_left (seconds), budget_used (share)
+    again       id, answer: seen before, answered from this journal
     end         cause
 
 Every line also has `event` and `time` (seconds since 1970).
@@ -23,15 +25,28 @@ NAME = "journal.jsonl"
 
 
 class Journal:
-    """Appends events to `path`, which a new run begins anew. Raises OSError if it cannot."""
+    """Appends events to `path`; a new run begins it anew, a restarted one goes on.
 
-    def __init__(self, path: Path):
+    Raises OSError if it cannot.
+    """
+
+    def __init__(self, path: Path, restarted: bool = False):
         self.path = path
-        self._file = path.open("w", encoding="utf-8")
+        if restarted and path.is_file():
+            _drop_half_a_line(path)
+        self._file = path.open("a" if restarted else "w", encoding="utf-8")
 
     def write(self, event: str, **values: Any) -> None:
         self._file.write(json.dumps({"event": event, "time": time.time(), **values}) + "\n")
         self._file.flush()
+
+
+def _drop_half_a_line(path: Path) -> None:
+    """What a killed process left without its end."""
+    data = path.read_bytes()
+    whole = data[: data.rfind(b"\n") + 1]
+    if whole != data:
+        path.write_bytes(whole)
 
 
 def read_journal(path: Path) -> list[dict[str, Any]]:
@@ -43,6 +58,14 @@ def read_journal(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines[:-1]]
 
 
+def is_unfinished(path: Path, hours: float) -> bool:
+    """Whether a run of the last `hours` ended in the middle: killed, not done."""
+    events = read_journal(path)
+    if not events or any(event["event"] == "end" for event in events):
+        return False
+    return time.time() - events[0]["time"] < hours * 3600
+
+
 def votes_text(answer: dict[str, Any]) -> str:
-    """Votes for the answer given, of samples drawn, as "3/4"; of a journal's answer."""
-    return f"{answer['votes'].get(str(answer['answer']), 0)}/{answer['samples']}"
+    """Weight of the answer given, and samples drawn, as "3/4"; of a journal's answer."""
+    return f"{answer['votes'].get(str(answer['answer']), 0):g}/{answer['samples']}"

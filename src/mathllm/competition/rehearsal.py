@@ -8,7 +8,8 @@ or of scores (scorecard.py).
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,12 +18,15 @@ import polars as pl
 import mathllm
 from mathllm.competition import bundle, scorecard, sessions
 from mathllm.competition.isolation import DESCRIPTION, Isolation, Mode
+from mathllm.competition.journal import NAME
+from mathllm.competition.plots import plot_run
 from mathllm.competition.scorecard import Run
 from mathllm.competition.settings import CURRENT
 from mathllm.competition.stage import set_stage
 from mathllm.data.problems import read_problems
 from mathllm.notebooks import export_html
 
+PLOT = "run.png"  # of each run: time and votes by problem
 WORKING_TREE = Path(mathllm.__file__).parents[1]  # what must not be imported in a rehearsal
 
 
@@ -48,6 +52,20 @@ def rehearse(order: Rehearsal, say: Callable[[str], None] = print) -> bool:
     Raises UserErrors for problems that cannot be read and for a bundle that is not as
     vendored, before anything runs. Logs, notebooks and submissions are kept in `runs_dir`.
     """
+    with staged(order, say) as (play, truth):
+        runs = _play_all(play)
+        keep(runs, order.runs_dir)
+        report = _report(play.problems, truth, runs)
+        (order.runs_dir / "scorecard.txt").write_text(report + "\n", encoding="utf-8")
+        say(f"\n{report}")
+    return not any(run.fault for run in runs)
+
+
+@contextmanager
+def staged(
+    order: Rehearsal, say: Callable[[str], None]
+) -> Iterator[tuple[sessions.Play, dict[str, int]]]:
+    """A stage with what was vendored, ready to play on, and the answers that are known."""
     problems = read_problems(order.problems)
     bundle.verify(order.build)
     folder = Path(tempfile.mkdtemp(prefix="mathllm-rehearsal-"))
@@ -65,17 +83,12 @@ def rehearse(order: Rehearsal, say: Callable[[str], None] = print) -> bool:
                 seed=order.seed,
                 say=say,
             )
-            runs = _play_all(play)
-        _keep(runs, order.runs_dir)
-        report = _report(problems["id"].to_list(), truth_of(problems, order.known), runs)
-        (order.runs_dir / "scorecard.txt").write_text(report + "\n", encoding="utf-8")
-        say(f"\n{report}")
+            yield play, truth_of(problems, order.known)
         if order.keep:
             say(f"stage      {folder}")
     finally:
         if not order.keep:
             shutil.rmtree(folder, ignore_errors=True)
-    return not any(run.fault for run in runs)
 
 
 def truth_of(problems: pl.DataFrame, known: Path | None) -> dict[str, int]:
@@ -109,7 +122,7 @@ def _play_all(play: sessions.Play) -> list[Run]:
     return runs
 
 
-def _keep(runs: list[Run], runs_dir: Path) -> None:
+def keep(runs: list[Run], runs_dir: Path) -> None:
     """Move the runs' folders to `runs_dir`, in place of an earlier rehearsal's."""
     runs_dir.mkdir(parents=True, exist_ok=True)
     for run in runs:
@@ -119,6 +132,8 @@ def _keep(runs: list[Run], runs_dir: Path) -> None:
         if run.submission:
             run.submission = target / run.submission.relative_to(run.folder)
         run.folder = target
+        if run.answers:
+            plot_run(target / "kernel" / NAME).savefig(target / PLOT, dpi=120)
 
 
 def _report(ids: list[str], truth: dict[str, int], runs: list[Run]) -> str:
@@ -129,6 +144,7 @@ def _report(ids: list[str], truth: dict[str, int], runs: list[Run]) -> str:
         lines += [scorecard.table(ids, truth, reruns), ""]
         lines += [scorecard.conclusion(ids, truth, commit, reruns)]
     lines += [f"submission {run.submission}" for run in runs if run.submission]
+    lines += [f"plot       {run.folder / PLOT}" for run in runs if run.answers]
     if commit.notebook.is_file():
         lines += [f"notebook   {commit.notebook}", f"html       {export_html(commit.notebook)}"]
     for run in runs:

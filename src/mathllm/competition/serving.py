@@ -14,16 +14,21 @@ from pathlib import Path
 from typing import Any
 
 from mathllm.competition import paths
-from mathllm.competition.journal import NAME, Journal
+from mathllm.competition.journal import NAME, Journal, is_unfinished
 from mathllm.competition.listener import InferenceServer
 from mathllm.competition.settings import CURRENT
 from mathllm.competition.submission import Submission, cause_of
-from mathllm.solving import Budget, Solver, SolverSettings, load_solver
+from mathllm.solving import Budget, EngineSettings, Solver, SolverSettings, load_solver
 
 __all__ = ["Submission", "serve"]
 
 
-def serve(weights: str, settings: SolverSettings, budget: Budget) -> Submission:
+def serve(
+    weights: str,
+    settings: SolverSettings,
+    budget: Budget,
+    engine: EngineSettings | None = None,
+) -> Submission:
     """Serve until the end in a rerun; play the gateway over test.csv in a commit run.
 
     `weights` is as paths.locate_weights takes it. In a commit run the first fault is raised
@@ -32,9 +37,12 @@ def serve(weights: str, settings: SolverSettings, budget: Budget) -> Submission:
     """
     rerun = paths.is_rerun()
     test_file = None if rerun else paths.find_competition_file(CURRENT.test_file)
-    journal = Journal(paths.working_dir() / NAME)
+    path = paths.working_dir() / NAME
+    journal = Journal(path, restarted=rerun and is_unfinished(path, CURRENT.cpu_hours))
     journal.write("start", pid=os.getpid(), package=str(Path(__file__).parents[1]), rerun=rerun)
-    submission = Submission(lambda: _load_solver(weights, settings), budget, journal, rerun)
+    submission = Submission(
+        lambda: _load_solver(weights, settings, engine, strict=not rerun), budget, journal, rerun
+    )
     server = _competitions_server(submission) or InferenceServer(submission.predict)
     ours = isinstance(server, InferenceServer)
     port = server.start() if ours else None
@@ -101,11 +109,19 @@ def _until_sigterm(wait: Callable[[], None]) -> str:
     return "the server ended"
 
 
-def _load_solver(weights: str, settings: SolverSettings) -> Solver:
+def _load_solver(
+    weights: str, settings: SolverSettings, engine: EngineSettings | None, strict: bool
+) -> Solver:
     folder = paths.locate_weights(weights)
     # Here and not above: the kernel listens before torch is imported.
     import torch
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # a notebook keeps fragments of them
-    return load_solver(folder, settings, "cuda" if torch.cuda.is_available() else "cpu")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    solver = load_solver(folder, settings, device, engine, strict, paths.working_dir())
+    if fault := os.environ.get("MATHLLM_FAULT"):  # a rehearsal's, never set on Kaggle
+        from mathllm.competition.faults import inject
+
+        inject(fault, solver)
+    return solver

@@ -15,14 +15,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from mathllm.competition import faults
 from mathllm.competition.gateway import RESULT_FILE
 from mathllm.competition.isolation import Isolation
 from mathllm.competition.journal import NAME, read_journal, votes_text
@@ -34,6 +35,7 @@ POLL_SECONDS = 0.1
 END_SECONDS = 30  # for a process to end after SIGTERM, before it is killed
 NOTICE_SECONDS = 10  # for a kernel to end by itself once its gateway has failed
 LOG_LINES = 12  # of a failed process, shown
+CUT = "connection"  # the fault that stands between gateway and kernel
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -43,7 +45,10 @@ class RunError(Exception):
 
 @dataclass(frozen=True)
 class Play:
-    """What every run of one rehearsal shares. `problems` are their ids, `source` the package."""
+    """What every run of one rehearsal shares. `problems` are their ids, `source` the package.
+
+    `parameters` are the kernel's own for these runs, `fault` one of faults.FAULTS to inject.
+    """
 
     stage: Stage
     isolation: Isolation
@@ -52,6 +57,8 @@ class Play:
     problems: list[str]
     seed: int | None
     say: Callable[[str], None]
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    fault: str | None = None
 
 
 @dataclass(frozen=True)
@@ -143,7 +150,7 @@ def rerun(play: Play, run: Run) -> None:
         )
         if run.listening_seconds is None:
             raise kernel.failed("is not listening")
-        with _gateway(play, run, follower.port) as gateway:
+        with _cut(play, run, follower.port) as port, _gateway(play, run, port) as gateway:
             _wait(follower, lambda: gateway.ended or kernel.ended)
             if not gateway.ended:
                 raise kernel.failed(f"ended ({kernel.status}) before the gateway was done")
@@ -164,13 +171,18 @@ def _kernel(play: Play, run: Run, rerun: bool) -> Iterator[tuple[Process, Follow
     """The notebook under papermill, ended when the context is left."""
     working = run.folder / "kernel"
     working.mkdir()
-    seed = [] if play.seed is None else ["-p", "seed", str(play.seed)]
+    parameters = dict(play.parameters)
+    if play.seed is not None:
+        parameters["seed"] = str(play.seed)
+    given = [word for pair in parameters.items() for word in ("-p", *pair)]
     command = [
-        *(sys.executable, "-m", "papermill", "-k", "python3", *seed),
+        *(sys.executable, "-m", "papermill", "-k", "python3", *given),
         *("--log-output", "--no-progress-bar", "--cwd", str(working)),
         *(str(play.notebook), str(run.notebook)),
     ]
     environment = session_environment(play.stage, working, rerun)
+    if play.fault is not None:
+        environment[faults.VARIABLE] = play.fault
     follower = Follower(play, run, working / NAME)
     with _process(play, run, "kernel", command, environment) as kernel:
         try:
@@ -190,7 +202,8 @@ def _gateway(play: Play, run: Run, port: int | None) -> Iterator[Process]:
     working.mkdir()
     # The order is another every time, as on Kaggle; with a seed it can be had again.
     seed = [] if play.seed is None else ["--seed", str(play.seed + run.number)]
-    told = ["--ports", str(port)] if port and play.isolation.mode == "guard" else []
+    alone = play.isolation.mode == "namespace" and play.fault != CUT
+    told = ["--ports", str(port)] if port and not alone else []
     command = [
         *(sys.executable, "-m", "mathllm.competition.gateway", *seed, *told),
         *("--problems", str(play.stage.test_file), "--output-dir", str(working)),
@@ -202,6 +215,28 @@ def _gateway(play: Play, run: Run, port: int | None) -> Iterator[Process]:
             yield gateway
         finally:
             _terminate(gateway.popen)
+
+
+@contextmanager
+def _cut(play: Play, run: Run, port: int | None) -> Iterator[int | None]:
+    """The port that the gateway is told: the kernel's, or one whose connections are cut."""
+    if play.fault != CUT:
+        yield port
+        return
+    (run.folder / "cutter").mkdir()
+    port_file = run.folder / "cutter" / "port"
+    command = [sys.executable, "-m", "mathllm.competition.cutter", str(port), str(port_file)]
+    environment = session_environment(play.stage, run.folder / "cutter", rerun=True)
+    environment["PYTHONPATH"] = str(play.source)
+    with _process(play, run, "cutter", command, environment) as cutter:
+        try:
+            while not port_file.exists():
+                if cutter.ended:
+                    raise cutter.failed(f"ended ({cutter.status})")
+                time.sleep(POLL_SECONDS)
+            yield int(port_file.read_text(encoding="utf-8"))
+        finally:
+            _terminate(cutter.popen)
 
 
 @contextmanager

@@ -6,15 +6,19 @@ answer is found, or of servers.
 In a rerun an exception would end the submission, a wrong answer costs one problem: so nothing
 is raised, 0 stands in, and the cause is in the journal. In a commit run there is still time
 to mend: every fault ends the run at once.
+
+A process that is started again in the middle of a rerun finds its journal: the clock goes on
+from its first start, and problems that were answered are not solved twice.
 """
 
+import hashlib
 import threading
 import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
@@ -22,6 +26,9 @@ from mathllm.competition import paths
 from mathllm.competition.journal import Journal, read_journal, votes_text
 from mathllm.competition.settings import CURRENT
 from mathllm.solving import Budget, Solution, Solver
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 FALLBACK = 0  # the answer of a problem that could not be answered
 
@@ -49,9 +56,13 @@ class Submission:
         self._solver: Solver | None = None
         self._load_fault: BaseException | None = None
         self._answered = 0
+        self._allowance = 0.0  # seconds that the last problem was given
         self._loading = threading.Thread(target=self._load, args=(load,), daemon=True)
         self.fault: BaseException | None = None
-        budget.start()
+        self._known = _answered(journal.path) if rerun else {}
+        budget.start(_seconds_since_start(journal.path) if rerun else 0.0)
+        for _ in self._known:
+            budget.finish()
 
     def start(self) -> None:
         """Begin to load the solver. Once is enough, and needed before the first problem."""
@@ -64,11 +75,17 @@ class Submission:
         """
         started = time.monotonic()
         identifier: Any = ""
+        digest = ""
         solution: Solution | None = None
         fault: BaseException | None = None
         try:
             identifier = _only(id_)
-            solution = self._solve(str(identifier), str(_only(problem)))
+            text = str(_only(problem))
+            digest = _digest(text)
+            if (again := self._known.get((str(identifier), digest))) is not None:
+                self._note("again", id=str(identifier), answer=again)
+                return _row(identifier, again)
+            solution = self._solve(str(identifier), text)
         except KeyboardInterrupt:
             raise
         # Panics of Rust packages and SystemExit are no Exceptions, but end a submission too.
@@ -77,7 +94,7 @@ class Submission:
         self._answered += 1
         self._budget.finish()
         try:
-            self._record(identifier, solution, fault, time.monotonic() - started)
+            self._record(identifier, digest, solution, fault, time.monotonic() - started)
         except Exception as error:  # a full disk, a closed output: no reason to lose an answer
             if not self.rerun:
                 raise
@@ -86,8 +103,11 @@ class Submission:
         if fault is not None and not self.rerun:
             self.fault = fault
             raise fault
-        answer = FALLBACK if solution is None else solution.answer
-        return pl.DataFrame({CURRENT.id_column: [identifier], CURRENT.answer_column: [answer]})
+        if solution is None:
+            return _row(identifier, FALLBACK)
+        if self.rerun:
+            self._known[str(identifier), digest] = solution.answer
+        return _row(identifier, solution.answer)
 
     def close(self, cause: str) -> None:
         """Say why the run ended."""
@@ -97,6 +117,15 @@ class Submission:
     def summary(self) -> pl.DataFrame:
         """What was answered so far: id, answer, votes, reason, seconds, tokens/s, fault."""
         return answers_table(self.journal.path)
+
+    def plot(self) -> "Figure | str":
+        """Time and votes of every problem; words in a rerun, where nothing may fail any more."""
+        if self.rerun:
+            return f"plotted in a commit run; the figures are in {self.journal.path.name}"
+        # Here and not above: the kernel listens before matplotlib is imported.
+        from mathllm.competition.plots import plot_run
+
+        return plot_run(self.journal.path)
 
     def written(self) -> pl.DataFrame | str:
         """The submission, if the gateway wrote one here; in a rerun it is elsewhere."""
@@ -115,12 +144,16 @@ class Submission:
         seconds = time.monotonic() - started
         self._note("loaded", seconds=round(seconds, 3))
         self._report(f"solver loaded in {seconds:.1f} s")
+        if fault := getattr(self._solver, "load_fault", None):
+            self._note("fault", cause=f"loading: {fault}")
+            self._report(f"the solver is not whole: {fault}")
 
     def _solve(self, identifier: str, problem: str) -> Solution:
         self._loading.join()
         if self._solver is None:
             raise self._load_fault
-        solution = self._solver.solve(identifier, problem, self._budget.allowance())
+        self._allowance = self._budget.allowance()
+        solution = self._solver.solve(identifier, problem, self._allowance)
         low, high = CURRENT.answer_min, CURRENT.answer_max
         if not (isinstance(solution.answer, int) and low <= solution.answer <= high):
             raise ValueError(f"the answer {solution.answer!r} is no integer in {low}…{high}")
@@ -129,31 +162,40 @@ class Submission:
     def _record(
         self,
         identifier: Any,
+        digest: str,
         solution: Solution | None,
         fault: BaseException | None,
         seconds: float,
     ) -> None:
         cause = None if fault is None else cause_of(fault)
-        tokens = sum(attempt.tokens for attempt in solution.attempts) if solution else 0
+        attempts = solution.attempts if solution else []
+        tokens = sum(attempt.tokens for attempt in attempts)
         rate = tokens / seconds if seconds > 0 else 0.0
-        samples = len(solution.attempts) if solution else 0
+        samples = len(attempts)
         votes = {str(a): n for a, n in solution.votes.items()} if solution else {}
         answer = solution.answer if solution else FALLBACK
         self.journal.write(
             "answer",
             id=identifier if isinstance(identifier, int) else str(identifier),
+            problem=digest,
             answer=answer,
             votes=votes,
             samples=samples,
+            without_answer=sum(attempt.answer is None for attempt in attempts),
+            calls=sum(attempt.calls for attempt in attempts),
             reason=solution.reason if solution else f"{FALLBACK} stands in",
             tokens=tokens,
             seconds=round(seconds, 3),
+            allowance=round(self._allowance, 3),
             tokens_per_second=round(rate, 1),
             budget_left=round(self._budget.left_seconds, 1),
             budget_used=self._budget.used_share,
             fault=cause,
+            faults=solution.faults if solution else [],
         )
         why = f"fault, {answer} stands in: {cause}" if cause else solution.reason
+        for survived in solution.faults if solution else []:
+            self._report(f"     {identifier}  {survived}")
         self._report(
             f"{self._answered:>3}  {identifier}  answer {answer}  ({why})  {seconds:.1f} s  "
             f"{rate:,.0f} tokens/s  budget left {_hours(self._budget.left_seconds)}"
@@ -167,6 +209,31 @@ class Submission:
             if not self.rerun:
                 raise
             self._report(f"{event} cannot be recorded: {error}")
+
+
+def _row(identifier: Any, answer: int) -> pl.DataFrame:
+    """What the gateway is given."""
+    return pl.DataFrame({CURRENT.id_column: [identifier], CURRENT.answer_column: [answer]})
+
+
+def _digest(problem: str) -> str:
+    """Tells a problem's text from another's, for any text that a gateway can send."""
+    return hashlib.sha256(problem.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def _answered(journal: Path) -> dict[tuple[str, str], int]:
+    """Answers of an earlier process of this run, by id and text; not those that stood in."""
+    return {
+        (str(entry["id"]), entry["problem"]): entry["answer"]
+        for entry in read_journal(journal)
+        if entry["event"] == "answer" and entry["fault"] is None
+    }
+
+
+def _seconds_since_start(journal: Path) -> float:
+    """Since this run's first process started; 0 without one."""
+    starts = [entry["time"] for entry in read_journal(journal) if entry["event"] == "start"]
+    return max(0.0, time.time() - starts[0]) if starts else 0.0
 
 
 def _only(value: Any) -> Any:
@@ -193,5 +260,12 @@ def answers_table(journal: Path) -> pl.DataFrame:
     """A row for each problem answered, from a journal."""
     names = ("id", "answer", "votes", "reason", "seconds", "tokens_per_second", "fault")
     answers = [entry for entry in read_journal(journal) if entry["event"] == "answer"]
-    rows = [{**entry, "votes": votes_text(entry)} for entry in answers]
+    rows = [
+        {
+            **entry,
+            "votes": votes_text(entry),
+            "fault": entry["fault"] or "; ".join(entry["faults"]) or None,
+        }
+        for entry in answers
+    ]
     return pl.DataFrame([{name: row[name] for name in names} for row in rows])

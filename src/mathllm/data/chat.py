@@ -14,6 +14,11 @@ from mathllm.errors import WeightsError
 
 # The system prompt that Qwen2.5-Math-Instruct was trained with (its model card).
 SYSTEM_PROMPT = "Please reason step by step, and put your final answer within \\boxed{}."
+# The one that it was trained with to write programs (its model card, "TIR").
+TOOL_PROMPT = (
+    "Please integrate natural language reasoning with programs to solve the problem above, and "
+    "put your final answer within \\boxed{}."
+)
 END_OF_TURN = "<|im_end|>"
 PADDING = "<|endoftext|>"
 
@@ -54,18 +59,34 @@ def padding_id(tokenizer: PreTrainedTokenizerBase) -> int:
     return tokenizer.convert_tokens_to_ids(PADDING)
 
 
-def prompt_text(tokenizer: PreTrainedTokenizerBase, problem: str) -> str:
+def without_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
+    """The text with a space in whatever the tokenizer would read as a token of its own.
+
+    So that a problem, or what a tool prints, cannot end its turn with `<|im_end|>`.
+    """
+    for token in tokenizer.get_added_vocab():
+        if token in text:
+            text = text.replace(token, f"{token[0]} {token[1:]}")
+    return text
+
+
+def prompt_text(
+    tokenizer: PreTrainedTokenizerBase, problem: str, system: str = SYSTEM_PROMPT
+) -> str:
     """System prompt, the problem as the user's turn, and the head of the assistant's."""
     messages = [
-        {"role": "system", "content": SYSTEM_PROMPT},
-        {"role": "user", "content": problem},
+        {"role": "system", "content": system},
+        {"role": "user", "content": without_tokens(tokenizer, problem)},
     ]
     return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
 
 
-def prompt_ids(tokenizer: PreTrainedTokenizerBase, problem: str) -> list[int]:
+def prompt_ids(
+    tokenizer: PreTrainedTokenizerBase, problem: str, system: str = SYSTEM_PROMPT
+) -> list[int]:
     """`prompt_text` as token ids."""
-    return tokenizer(prompt_text(tokenizer, problem), add_special_tokens=False)["input_ids"]
+    text = prompt_text(tokenizer, problem, system)
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
 def encode(

@@ -114,8 +114,7 @@ class _Draw(LogitsProcessor):
             tokens.tolist(), logprobs.tolist(), entropy.tolist(), broken.tolist(), strict=True
         )
         for row, (token, logprob, nats, bad) in zip(batch.rows, values, strict=True):
-            if not row.done:
-                self._request.add(row, token, logprob, nats, 0, bad)
+            self._request.add(row, token, logprob, nats, bad)
         return torch.full_like(scores, -torch.inf).scatter_(1, tokens[:, None], 0.0)
 
 

@@ -193,20 +193,24 @@ class _Job:
                 context = context.scatter(1, tokens[:, None], True)
         y, used = lanes.refine(torch.cat(states, dim=1), lanes.window(k + 1))
         verdict = verify(rules, model.head(y), drafts, proposals, uniform, seen)
-        kept = self._add(batch.rows, verdict, used, k)
+        sure = model.halting_logit(y).float().sigmoid()
+        kept = self._add(batch.rows, verdict, used, sure, k)
         lanes.advance([count + 1 for count in kept])
         self._length.observe(k, kept, time.perf_counter() - began)
 
-    def _add(self, rows: list[Row], verdict: Verdict, used: Tensor, k: int) -> list[int]:
+    def _add(
+        self, rows: list[Row], verdict: Verdict, used: Tensor, sure: Tensor, k: int
+    ) -> list[int]:
         """What stands goes to the rows; gives how many drafts that were. Waits for the device."""
         measured = torch.stack(
-            [verdict.tokens, verdict.logprobs, verdict.entropy, used, verdict.broken], dim=-1
+            [verdict.tokens, verdict.logprobs, verdict.entropy, verdict.broken, used, sure], dim=-1
         )  # in float32, token ids to 2^24 are exact
         table, kept = measured.tolist(), verdict.kept.tolist()
         for row, values, count in zip(rows, table, kept, strict=True):
             row.completion.drafted += k
             row.completion.accepted += count
-            for token, logprob, entropy, steps, broken in values[: count + 1]:
-                if not row.done:
-                    self._request.add(row, int(token), logprob, entropy, int(steps), bool(broken))
+            for token, logprob, entropy, broken, steps, confidence in values[: count + 1]:
+                if self._request.add(row, int(token), logprob, entropy, bool(broken)):
+                    row.completion.supervision_steps_used += int(steps)
+                    row.completion.confidence.append(confidence)
         return kept

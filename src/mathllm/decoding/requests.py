@@ -18,22 +18,25 @@ from mathllm.errors import ParameterError
 
 log = logging.getLogger(__name__)
 
-FinishReason = Literal["stop", "length", "deadline", "cancelled", "nan", "memory"]
+FinishReason = Literal["stop", "length", "deadline", "cancelled", "nan", "memory", "fault"]
 
 
 @dataclass
 class Completion:
     """One sample, a value a token in each list; `finish_reason` is None while it grows.
 
-    `logprobs` and `entropy` are nats, the model's own. `finish_reason`: a stop token or
+    `logprobs` and `entropy` are nats, the model's own; `confidence` is the halting head's
+    probability that the token is right, where there is one. `finish_reason`: a stop token or
     sequence, the length allowed, the deadline, the cancel flag, logits that were no numbers,
-    or no memory for even this row alone. `supervision_steps_used` counts over all tokens.
-    `drafted` and `accepted` count the backbone's drafts for this row.
+    no memory for even this row alone, or a fault of the engine's in the middle.
+    `supervision_steps_used` counts over all tokens; `drafted` and `accepted` count the
+    backbone's drafts for this row.
     """
 
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     entropy: list[float] = field(default_factory=list)
+    confidence: list[float] = field(default_factory=list)
     finish_reason: FinishReason | None = None
     supervision_steps_used: int = 0
     drafted: int = 0
@@ -74,16 +77,12 @@ class Row:
     def done(self) -> bool:
         return self.completion.finish_reason is not None
 
-    def add(self, token: int, logprob: float, entropy: float, steps: int, broken: bool) -> None:
-        """One more token, and the end if it is one. `broken`: its logits were no numbers."""
+    def add(self, token: int, logprob: float, entropy: float) -> None:
+        """One more token, and the end if it is one."""
         completion = self.completion
-        if broken:
-            completion.finish_reason = "nan"
-            return
         completion.tokens.append(token)
         completion.logprobs.append(logprob)
         completion.entropy.append(entropy)
-        completion.supervision_steps_used += steps
         if token in self.config.stop_ids or self._ends_in_stop_sequence():
             completion.finish_reason = "stop"
         elif len(completion.tokens) == self.limit:
@@ -163,12 +162,19 @@ class Request:
             row.end_if_asked()
         return [row for row in rows if not row.done]
 
-    def add(
-        self, row: Row, token: int, logprob: float, entropy: float, steps: int, broken: bool
-    ) -> None:
-        """One more token for a row; see Row.add."""
-        row.add(token, logprob, entropy, steps, broken)
-        self._tokens += not broken
+    def add(self, row: Row, token: int, logprob: float, entropy: float, broken: bool) -> bool:
+        """One more token for a row that goes on; `broken`: its logits were no numbers.
+
+        Whether it was taken: a row that has ended takes none.
+        """
+        if row.done:
+            return False
+        if broken:
+            row.completion.finish_reason = "nan"
+            return False
+        row.add(token, logprob, entropy)
+        self._tokens += 1
+        return True
 
     def passed(self, rows: list[Row], waiting: int) -> None:
         """A pass over these rows is done: tell whoever asked."""

@@ -1,18 +1,22 @@
 """A problem in, an integer out."""
 
 from mathllm.solving.answers import extract_answer
+from mathllm.solving.attempts import Attempt
 from mathllm.solving.budget import Budget
-from mathllm.solving.loading import load_model, load_solver
-from mathllm.solving.solver import Attempt, Solution, Solver, SolverSettings
-from mathllm.solving.voting import Decision, vote
+from mathllm.solving.loading import EngineSettings, load_model, load_solver
+from mathllm.solving.solver import Solution, Solver, SolverSettings
+from mathllm.solving.voting import Ballot, Decision, decided, vote
 
 __all__ = [
     "Attempt",
+    "Ballot",
     "Budget",
     "Decision",
+    "EngineSettings",
     "Solution",
     "Solver",
     "SolverSettings",
+    "decided",
     "extract_answer",
     "load_model",
     "load_solver",

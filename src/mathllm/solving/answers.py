@@ -1,252 +1,104 @@
-"""The integer that a text puts in its last box, or none.
+"""The integer that a text gives as its answer, or none.
 
-Knows LaTeX as models write it: boxes, separators, units, simple arithmetic. Knows nothing
-of problems, votes or models. Nothing is evaluated as code, nothing is wrapped modulo
-anything, and every call is linear in the text with bounded arithmetic after that.
+Knows where models put answers: the last box, else a closing phrase, else the last output
+of their program. Knows nothing of problems, votes or models. Nothing is evaluated as code
+and nothing is wrapped modulo anything. What the text writes plainly is read in time linear
+in the text; a formula beyond that has SECONDS of sympy's time, if math-verify is installed.
 """
 
 import re
-from collections.abc import Callable
-from fractions import Fraction
 
 from mathllm.data.boxes import NUMBER, last_box
 from mathllm.data.problems import ANSWER_MAX, ANSWER_MIN
+from mathllm.solving import mathematics
+from mathllm.solving.formulas import explicit
+from mathllm.solving.values import integer_value
 
-MAX_CONTENT = 2000  # characters; a longer box holds an essay, not an integer
-MAX_BITS = 4096  # of any intermediate value, so that 9^{9^9} costs nothing
-MAX_DEPTH = 40  # of nested groups, far below Python's recursion limit
+SECONDS = 2.0  # of the worker's time for one formula, its start included
 
-_LABEL = "\x1f"  # stands for words set in \text{…}: may precede or follow a value
-_EXPONENT = r"(?:\s*\^\s*(?:\{\s*-?\d\s*\}|\d))?"
-_COLOUR = re.compile(r"\\(?:text)?color\s*\{[^{}]*\}")
-_WORDS = r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|mathrm|mbox|hbox|operatorname)(?![A-Za-z])"
-_TEXT = re.compile(
-    _WORDS + r"\s*\{(?P<inner>(?:[^{}]|\{[^{}]*\})*)\}(?P<exponent>" + _EXPONENT + ")"
+_BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])")
+_MARKUP = r"[*_]{0,3}"
+_PHRASE = re.compile(
+    rf"\banswer{_MARKUP}\s{{0,9}}(?:is|=|:)\s{{0,9}}:?[*_\s]{{0,9}}(?=[-−+\d$\\(])",
+    re.ASCII | re.IGNORECASE,
 )
-_COMMAND_OR_WORD = re.compile(rf"\\[A-Za-z]+|(?P<word>[A-Za-z][A-Za-z.]*{_EXPONENT}[:,]?)")
-_DEGREES = re.compile(
-    rf"\^\s*(?:\{{\s*(?:\\circ|\\degree|{_LABEL})\s*\}}|\\circ|\\degree)|\\degree"
+_STATED = re.compile(
+    r"(?:\$\$?|\\[(\[])?\s{0,9}(?P<number>[-−+]?\s?(?:" + NUMBER.pattern + r"))"
+    rf"\s{{0,9}}(?:\$\$?|\\[)\]])?{_MARKUP}[.!]?{_MARKUP}"
+    r"(?:\s{0,9}(?:\Z|\n|<\|)|(?:(?<=[.!])|(?<=[.!]\*\*))\s)",
+    re.ASCII,
 )
-_SILENT = re.compile(
-    _WORDS
-    + r"|\\(?:math(?:bf|it|sf|tt|normal)|boldsymbol|bm|underline|boxed|fbox|displaystyle|textstyle"
-    r"|left|right|[bB]igg?[lr]?|bf|rm|it|quad|qquad|Large|large|huge|Huge)(?![A-Za-z])"
-    r"|\\[()\[\]$%]|[$%°]"
-)
-_SIGNS = str.maketrans({"−": "-", "–": "-", "×": "*", "·": "*", "⋅": "*", "÷": "/", "\xa0": " "})
-_OPERATORS = re.compile(r"\\(?:cdot|times|ast|div)(?![A-Za-z])")
-
-# A plain word after a number is a unit if it is one of these or clearly a word of its own;
-# one or two other letters are variables (2n, 3ab), and those are not integers.
-_UNITS = "cm|mm|km|kg|mg|ml|hr|hrs|min|sec|ft|yd|lb|lbs|oz|mph|kph|deg|rad"
-_UNIT = re.compile(rf"(?:(?:{_UNITS})(?![A-Za-z])|(?<=\s)[A-Za-z]{{3,}})(?:/[A-Za-z]+)?{_EXPONENT}")
-_SPACE = re.compile(r"(?:\s|~|\\[,;:! ]|\\thinspace(?![A-Za-z]))+")
-_TAIL = re.compile(r"(?:\\[,;:! ]|[.,;:\s~])+$")
-# Left of an equals sign: lists, bounds, and terms such as 3x or x^2, which make it an
-# equation; m + n and f(3) name the number on the right.
-_NOT_A_NAME = re.compile(r"[,;<>!]|\\(?:le|ge|ne)|\d\s*[A-Za-z]|[A-Za-z]\s*\^")
-_FRACTION = re.compile(r"\\[dtc]?frac(?![A-Za-z])")
-_GROUPS = {"{": "}", "(": ")", "[": "]", "\\{": "\\}"}
+_FENCE = re.compile(r"^```[ \t]*(\w*)[^\n`]*$", re.MULTILINE)
+_PRINTED = re.compile(r"\s*([-+]?\d{1,1000})\s*", re.ASCII)
 
 
 def extract_answer(text: str, low: int = ANSWER_MIN, high: int = ANSWER_MAX) -> int | None:
-    """The integer of the last finished box if it lies in low…high, else None.
+    """The integer that the text gives as its answer if it lies in low…high, else None.
 
     A box that is still open at the end of the text does not count, and neither does an
     empty one ("put it in \\boxed{}"): the one before is taken. A last box that holds
     something else than an integer in range is no answer, whatever stood before it.
     """
     content = last_box(text)
-    value = None if content is None else integer_value(content)
+    if content is not None:
+        value = boxed_integer(content)
+    elif _BOX.search(text):
+        return None  # cut off inside its box, or talking of one: it has not answered yet
+    else:
+        value = unboxed_integer(text)
     return value if value is not None and low <= value <= high else None
 
 
-def integer_value(content: str) -> int | None:
-    """The integer that a box's content equals, of any size up to MAX_BITS, else None."""
-    if len(content) > MAX_CONTENT:
-        return None
-    formula = _right_side(_plain(content))
-    if formula is None:
-        return None
-    try:
-        value = _Reader(formula).whole()
-    except _NoValueError:
-        return None
-    return value.numerator if value.denominator == 1 else None
+def boxed_integer(content: str, seconds: float = SECONDS) -> int | None:
+    """The integer that a box's content equals: by our own reader, else by sympy.
 
-
-def _plain(content: str) -> str:
-    """The content without fonts, colours, words, degrees, currency and punctuation."""
-    formula = _COLOUR.sub("", content.translate(_SIGNS))
-    for _ in range(MAX_DEPTH):  # \text{…} may stand in \textbf{…}
-        formula, count = _TEXT.subn(_words_to_label, formula)
-        if not count:
-            break
-    formula = _DEGREES.sub("", formula)
-    formula = _OPERATORS.sub(lambda m: "/" if m[0] == "\\div" else "*", formula)
-    formula = _SILENT.sub("  ", formula)  # two: one could make a thousands separator
-    return _TAIL.sub("", formula).strip()
-
-
-def _words_to_label(match: re.Match[str]) -> str:
-    """What is left of `\\text{…}` with a label for each word."""
-    inner = _COMMAND_OR_WORD.sub(lambda m: _LABEL if m["word"] else m[0], match["inner"])
-    if re.search(r"\d", inner, re.ASCII):
-        return _LABEL + inner + _LABEL + match["exponent"]
-    return _LABEL  # with its exponent: \text{cm}^2 squares the unit, not the number
-
-
-def _right_side(formula: str) -> str | None:
-    """What stands after the last equals sign; None for an equation, a list or a bound.
-
-    A modulus after a number is a remark ("3 \\pmod 7"); after anything else it would have
-    to be carried out, which is not done here.
+    sympy is asked only what has one reading and more than plain arithmetic in it.
     """
-    left, _, right = formula.replace("\\equiv", "=").rpartition("=")
-    right, modulus, _ = right.partition("\\pmod")
-    if modulus and not NUMBER.fullmatch(right.strip()):
-        return None
-    if _NOT_A_NAME.search(re.sub(r"\([^()]*\)", "", left)):
-        return None
-    while right.endswith("}") and right.count("}") > right.count("{"):
-        right = right[:-1]  # the group that held the whole equation
-    return right.strip()
-
-
-class _NoValueError(Exception):
-    """The formula has no value that this reader can give."""
-
-
-class _Reader:
-    """Recursive descent over a formula; holds the place it has reached."""
-
-    def __init__(self, formula: str):
-        self.formula = formula
-        self.at = 0
-        self.depth = 0
-        self.brackets = 0  # open ( [ \{ : inside, "1,234" is a pair and not a number
-
-    def whole(self) -> Fraction:
-        value = self._sum()
-        self._skip()
-        if self.at != len(self.formula):
-            raise _NoValueError
-        return value
-
-    def _skip(self) -> None:
-        if space := _SPACE.match(self.formula, self.at):
-            self.at = space.end()
-
-    def _take(self, *signs: str) -> str | None:
-        """The sign that comes next after spaces, if it is one of these."""
-        self._skip()
-        for sign in signs:
-            if self.formula.startswith(sign, self.at):
-                self.at += len(sign)
-                return sign
-        return None
-
-    def _sum(self) -> Fraction:
-        value = self._product()
-        while sign := self._take("+", "-"):
-            term = self._product()
-            value = _bounded(value + term if sign == "+" else value - term)
-        return value
-
-    def _product(self) -> Fraction:
-        value = self._signed()
-        while sign := self._take("*", "/"):
-            value = _divide(value, self._signed()) if sign == "/" else value * self._signed()
-            value = _bounded(value)
-        return value
-
-    def _signed(self) -> Fraction:
-        negative = False
-        while sign := self._take("+", "-"):
-            negative ^= sign == "-"
-        value = self._power()
-        return -value if negative else value
-
-    def _power(self) -> Fraction:
-        base = self._value()
-        if not self._take("^"):
-            return base
-        return _raise(base, self._nested(self._signed))  # 2^2^2^… recurses without a group
-
-    def _value(self) -> Fraction:
-        while self._take(_LABEL):
-            pass
-        if fraction := _FRACTION.match(self.formula, self.at):
-            self.at = fraction.end()
-            value = _divide(self._argument(), self._argument())
-        elif opening := self._take(*_GROUPS):
-            value = self._group(opening)
-        else:
-            value = self._number()
-        while self._take(_LABEL) or self._unit():
-            pass
-        return value
-
-    def _argument(self) -> Fraction:
-        """One argument of \\frac: a group, or a single digit as TeX reads it."""
-        if self._take("{"):
-            return self._group("{")
-        if (digit := self.formula[self.at : self.at + 1]) in set("0123456789"):
-            self.at += 1
-            return Fraction(int(digit))
-        raise _NoValueError
-
-    def _group(self, opening: str) -> Fraction:
-        self.brackets += opening != "{"
-        value = self._nested(self._sum)
-        self.brackets -= opening != "{"
-        if not self._take(_GROUPS[opening]):
-            raise _NoValueError
-        return value
-
-    def _nested(self, rule: Callable[[], Fraction]) -> Fraction:
-        self.depth += 1
-        if self.depth > MAX_DEPTH:
-            raise _NoValueError
-        value = rule()
-        self.depth -= 1
-        return value
-
-    def _number(self) -> Fraction:
-        number = NUMBER.match(self.formula, self.at)
-        if not number or (self.brackets and number["sep"] == ","):
-            raise _NoValueError
-        self.at = number.end()
-        digits = re.sub(r"[^\d.]", "", number[0]).lstrip("0") or "0"
-        if len(digits) * 3 > MAX_BITS:
-            raise _NoValueError
-        return Fraction(digits.rstrip(".") or "0")
-
-    def _unit(self) -> bool:
-        unit = _UNIT.match(self.formula, self.at)
-        self.at = unit.end() if unit else self.at
-        return unit is not None
-
-
-def _bounded(value: Fraction) -> Fraction:
-    if max(value.numerator.bit_length(), value.denominator.bit_length()) > MAX_BITS:
-        raise _NoValueError
+    value = integer_value(content)
+    if value is None and (formula := explicit(content)):
+        value = mathematics.integer_of(formula, seconds)
     return value
 
 
-def _divide(above: Fraction, below: Fraction) -> Fraction:
-    if not below:
-        raise _NoValueError
-    return _bounded(above / below)
+def unboxed_integer(text: str) -> int | None:
+    """The integer of the last closing phrase, else of the last output, of a text without box.
+
+    "The answer is 42." counts, "Answer: $42$" too, and the last such phrase alone, as with
+    boxes. The integer has to end its sentence or line: "the answer is 42 more than …", "is 3
+    or 4", "is 5, if n is odd" state something else. What comes after has to begin like a
+    number or formula to be a statement at all: "the answer is correct" is none. Programs
+    are not read for phrases: "answer = 0" sets a variable.
+
+    Printed output is weaker still, since programs print much on the way: it counts if no
+    phrase states anything, no program follows it, its block is closed, and its last line is
+    one integer as Python prints it.
+    """
+    prose, last_block = _prose_and_last_block(text)
+    phrases = list(_PHRASE.finditer(prose))
+    if phrases:
+        stated = _STATED.match(prose, phrases[-1].end())
+        return integer_value(stated["number"]) if stated else None
+    language, body = last_block
+    lines = body.strip().splitlines()
+    printed = _PRINTED.fullmatch(lines[-1]) if lines and language == "output" else None
+    return int(printed[1]) if printed else None
 
 
-def _raise(base: Fraction, exponent: Fraction) -> Fraction:
-    """base ** exponent, refused before it is computed where it would be huge."""
-    if exponent.denominator != 1 or (not base and exponent <= 0):
-        raise _NoValueError
-    if abs(base) != 1:
-        bits = max(base.numerator.bit_length(), base.denominator.bit_length())
-        if base and bits * abs(exponent) > MAX_BITS:
-            raise _NoValueError
-        return base**exponent.numerator
-    return Fraction(1) if exponent.numerator % 2 == 0 else base
+def _prose_and_last_block(text: str) -> tuple[str, tuple[str, str]]:
+    """What stands outside ``` fences, and the last block's language and content.
+
+    A block that is still open ends the prose and has no content: its last line may be cut.
+    """
+    prose, block, opening, at = [], ("", ""), None, 0
+    for fence in _FENCE.finditer(text):
+        if opening is None:
+            prose.append(text[at : fence.start()])
+            opening = fence
+        elif not fence[1]:
+            block = (opening[1], text[opening.end() : fence.start()])
+            opening, at = None, fence.end()
+    if opening is None:
+        prose.append(text[at:])
+    else:
+        block = ("", "")
+    return "\n".join(prose), block

@@ -1,8 +1,10 @@
-"""Seconds for the next problem, so that a run of unknown length ends in time.
+"""Seconds for the next problem, samples for the next wave, so that a run ends in time.
 
-Knows a clock and a count of problems. Knows nothing of what is done with the time.
+Knows a clock, a count of problems, and how fast samples come. Knows nothing of what is done
+with the time.
 """
 
+import math
 import time
 from collections.abc import Callable
 
@@ -11,6 +13,9 @@ from mathllm.errors import ParameterError
 # Of the time that is left, what a problem beyond plan may take: a share, so that however
 # many come, the end is never reached.
 OVERTIME_SHARE = 0.1
+# Of the margin, what is never handed out. It is for what no allowance foresees: deadlines
+# seen too late, replies, a machine that stands still.
+RESERVE_SHARE = 0.5
 
 
 class Budget:
@@ -18,8 +23,11 @@ class Budget:
 
     All times in seconds. Call `start` when the competition's clock starts, and for each
     problem `allowance` before and `finish` after it. A problem beyond the expected ones gets
-    a tenth of what they left over, or `floor_seconds` if that is more. Where their time is
-    used up the floor comes out of the margin, and shrinks as the very end comes near.
+    a tenth of what they left over. Nobody gets more than `ceiling_seconds`, or less than
+    `floor_seconds`, which where the even share is less come out of the time of the others
+    and the first half of the margin, and shrink as that runs out. The second half is never
+    handed out: if all that passes beyond the allowances adds up to less than half of the
+    margin, no number of problems makes the run late.
     """
 
     def __init__(
@@ -29,39 +37,48 @@ class Budget:
         expected_problems: int,
         clock: Callable[[], float] = time.monotonic,
         floor_seconds: float = 1.0,
+        ceiling_seconds: float | None = None,
     ):
-        if total_seconds <= 0:
+        # Each is asked for what it should be, so that NaN is refused too.
+        if not 0 < total_seconds < math.inf:
             raise ParameterError(f"total_seconds is {total_seconds}: give more than 0")
         if not 0 <= margin_seconds < total_seconds:
             raise ParameterError(
                 f"margin_seconds is {margin_seconds}: give at least 0 and less than "
                 f"total_seconds ({total_seconds})"
             )
-        if expected_problems < 1:
+        if not expected_problems >= 1:
             raise ParameterError(f"expected_problems is {expected_problems}: give at least 1")
+        if not 0 <= floor_seconds < math.inf:
+            raise ParameterError(f"floor_seconds is {floor_seconds}: give at least 0")
+        if ceiling_seconds is not None and not (0 < ceiling_seconds >= floor_seconds):
+            raise ParameterError(
+                f"ceiling_seconds is {ceiling_seconds}: give more than 0 and at least "
+                f"floor_seconds ({floor_seconds}), or None"
+            )
         self.total_seconds = total_seconds
         self.margin_seconds = margin_seconds
         self.expected_problems = expected_problems
         self.floor_seconds = floor_seconds
+        self.ceiling_seconds = math.inf if ceiling_seconds is None else ceiling_seconds
         self.finished = 0
         self._clock = clock
         self._started: float | None = None
 
-    def start(self) -> None:
-        """Starts the clock; a second call changes nothing."""
+    def start(self, elapsed_seconds: float = 0.0) -> None:
+        """Starts the clock, `elapsed_seconds` ago; a second call changes nothing."""
         if self._started is None:
-            self._started = self._clock()
+            self._started = self._clock() - elapsed_seconds
 
     def allowance(self) -> float:
         """Seconds for the next problem, at least 0. Starts the clock if `start` did not."""
         self.start()
         left = self.left_seconds
         remaining = self.expected_problems - self.finished
-        if remaining > 0 and left > 0:
-            return left / remaining
-        to_the_end = max(0.0, left + self.margin_seconds)
-        floor = min(self.floor_seconds, to_the_end * OVERTIME_SHARE)
-        return max(floor, left * OVERTIME_SHARE)
+        share = left / remaining if remaining > 0 else left * OVERTIME_SHARE
+        to_the_reserve = max(0.0, left + self.margin_seconds * (1 - RESERVE_SHARE))
+        floor = min(self.floor_seconds, to_the_reserve * OVERTIME_SHARE)
+        return min(max(share, floor), self.ceiling_seconds)
 
     def finish(self) -> None:
         """Counts one problem as done."""
@@ -80,3 +97,39 @@ class Budget:
     def used_share(self) -> float:
         """Of total − margin, what has passed since the start; above 1 within the margin."""
         return self.elapsed_seconds / (self.total_seconds - self.margin_seconds)
+
+
+def next_wave(
+    drawn: int,
+    n_samples: int,
+    first: int,
+    tokens_per_second: float | None = None,
+    usual_tokens: float | None = None,
+    seconds: float | None = None,
+) -> int:
+    """How many samples of a problem to start now: 0 when none is wanted or no time is left.
+
+    The first wave has `first` samples, each later one as many as were `drawn` before it: to
+    ask in between then costs little, and votes that are still split seldom turn on a few
+    more. Fewer if, at `tokens_per_second` of all rows together, that many samples of
+    `usual_tokens` would not end within `seconds`; but one at least, since some are short.
+    None is not yet measured, or no limit. The rate is taken as the same for fewer rows,
+    which an engine that is faster with many does not quite reach.
+    """
+    if drawn < 0:
+        raise ParameterError(f"drawn is {drawn}: give at least 0")
+    for name, least in (("n_samples", n_samples), ("first", first)):
+        if least < 1:
+            raise ParameterError(f"{name} is {least}: give at least 1")
+    if tokens_per_second is not None and not tokens_per_second >= 0:
+        raise ParameterError(f"tokens_per_second is {tokens_per_second}: give at least 0, or None")
+    if usual_tokens is not None and not usual_tokens > 0:
+        raise ParameterError(f"usual_tokens is {usual_tokens}: give more than 0, or None")
+    if seconds is not None and math.isnan(seconds):
+        raise ParameterError("seconds is no number: give what is left until the deadline, or None")
+    if drawn >= n_samples or (seconds is not None and seconds <= 0):
+        return 0
+    size = min(n_samples - drawn, max(first, drawn))
+    if tokens_per_second is None or usual_tokens is None or seconds is None:
+        return size
+    return max(1, int(min(size, seconds * tokens_per_second / usual_tokens)))

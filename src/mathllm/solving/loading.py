@@ -3,11 +3,17 @@
 Knows which folders hold what. Leaves their formats to the rooms that write them.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mathllm.errors import WeightsError
+from mathllm.errors import ParameterError, WeightsError
 from mathllm.solving.solver import Solver, SolverSettings
+
+WORKER_SECONDS = 60.0  # for sympy to load
+ENDPOINT_SECONDS = 60.0  # for a running endpoint to answer
+SERVER_SECONDS = 900.0  # for one that is started here: a large model takes minutes to load
+SERVER_LOG = "server.log"
 
 if TYPE_CHECKING:
     from mathllm.trm import RecursiveLM
@@ -31,12 +37,96 @@ def load_model(weights: Path, device: str = "cpu") -> "RecursiveLM":
     return load_checkpoint(backbone, weights / "trm", dtype)
 
 
-def load_solver(
-    weights: Path, settings: SolverSettings | None = None, device: str = "cpu"
-) -> Solver:
-    """A solver that decodes with the weights in a folder; see load_model."""
-    from mathllm.data.chat import load_tokenizer
-    from mathllm.decoding import Decoder
+def _untrained(weights: Path, device: str) -> "RecursiveLM":
+    """The backbone with a TRM that changes nothing. Raises WeightsError without a backbone."""
+    from mathllm.trm import RecursiveLM, TRMConfig, load_backbone
+    from mathllm.trm.precision import best_dtype
 
-    model = load_model(weights, device)
-    return Solver(Decoder(model), load_tokenizer(weights / "backbone"), settings)
+    backbone = load_backbone(weights / "backbone", device, best_dtype(device))
+    return RecursiveLM(backbone, TRMConfig.for_backbone(backbone.config))
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """What generates and what helps it. `tool_kernels`: for programs; 0: no tools.
+
+    `endpoint`: URL of an OpenAI-compatible server that generates in place of the TRM, as
+    "http://127.0.0.1:8000/v1", and `endpoint_model` its name there. `server` is the command
+    line that starts it, if it does not run yet. Raises ParameterError.
+    """
+
+    tool_kernels: int = 0
+    endpoint: str = ""
+    endpoint_model: str = ""
+    server: str = ""
+
+    def __post_init__(self) -> None:
+        if self.tool_kernels < 0:
+            raise ParameterError(f"tool_kernels is {self.tool_kernels}: give at least 0")
+        if self.endpoint and not self.endpoint_model:
+            raise ParameterError(
+                f"endpoint_model is empty: name the model that {self.endpoint} serves"
+            )
+        if self.server and not self.endpoint:
+            raise ParameterError(f"endpoint is empty: give the address of {self.server!r}")
+
+
+def load_solver(
+    weights: Path,
+    settings: SolverSettings | None = None,
+    device: str = "cpu",
+    engine: EngineSettings | None = None,
+    strict: bool = True,
+    log: Path = Path(),
+) -> Solver:
+    """A solver that decodes with the weights in a folder; see load_model.
+
+    Its spare engine is the TRM behind an endpoint, else the plain backbone. `strict` as
+    Solver's; if not, a TRM that cannot be loaded leaves the plain backbone, and the solver's
+    `load_fault` says so, as it does of an endpoint that does not answer, which leaves the
+    TRM. A server that is started writes into the folder `log`. Raises EngineError if strict.
+    """
+    from mathllm.data.chat import load_tokenizer
+    from mathllm.decoding import BackboneDecoder, Decoder
+    from mathllm.solving import mathematics
+    from mathllm.solving.remote import EngineError, RemoteEngine, start_server, wait_until_ready
+
+    engine = engine or EngineSettings()
+    load_fault = None
+    try:
+        model = load_model(weights, device)
+        decoder = Decoder(model)
+    except WeightsError as fault:
+        if strict:
+            raise
+        model = _untrained(weights, device)
+        decoder = BackboneDecoder(model)
+        load_fault = f"{fault}; the plain backbone answers"
+    tokenizer = load_tokenizer(weights / "backbone")
+    main, spare = decoder, BackboneDecoder(model)
+    if engine.endpoint:
+        try:
+            if engine.server:
+                start_server(engine.server, engine.endpoint, log / SERVER_LOG, SERVER_SECONDS)
+            else:
+                wait_until_ready(engine.endpoint, ENDPOINT_SECONDS)
+            main, spare = (
+                RemoteEngine(
+                    engine.endpoint, engine.endpoint_model, tokenizer, decoder.max_positions
+                ),
+                decoder,
+            )
+        except EngineError as fault:
+            if strict:
+                raise
+            load_fault = f"{fault}; the TRM answers"
+    mathematics.integer_of("1", WORKER_SECONDS)  # its first start may take longer than a call may
+    tools = None
+    if engine.tool_kernels:
+        from mathllm.solving.sandbox import SandboxPool, SandboxSettings
+
+        tools = SandboxPool(SandboxSettings(size=engine.tool_kernels))
+        tools.start()
+    solver = Solver(main, tokenizer, settings, tools=tools, spare=spare, strict=strict)
+    solver.load_fault = load_fault
+    return solver

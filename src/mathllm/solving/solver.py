@@ -1,26 +1,34 @@
 """A problem in, an integer out: prompt, samples, answers, vote.
 
-Knows how the rooms below are put together for one problem. Knows nothing of Kaggle, files
-or how the engine makes its tokens.
+Knows how the rooms below are put together for one problem, and what to do when one of them
+fails. Knows nothing of Kaggle, files or how the engine makes its tokens.
 """
 
 import hashlib
 import time
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from mathllm.solving.answers import ANSWER_MAX, ANSWER_MIN, extract_answer
-from mathllm.solving.voting import vote
+from mathllm.errors import ParameterError
+from mathllm.solving.answers import ANSWER_MAX, ANSWER_MIN
+from mathllm.solving.attempts import Asked, Attempt, Tools, draw
+from mathllm.solving.voting import Ballot, decided, vote
 
 if TYPE_CHECKING:  # torch and transformers take seconds; whoever only votes is spared them
     from transformers import PreTrainedTokenizerBase
 
-    from mathllm.decoding import Completion
-
 # Of a backbone's positions, the share kept for the answer when the problem is too long.
 ANSWER_SHARE = 0.25
 FALLBACK_ANSWER = 0  # submitted when no sample gives a valid one
+RESCUE_SAMPLES = 2  # that the spare engine draws
+BROKEN = ("fault", "memory", "nan")  # finish reasons that say that something is wrong
+
+
+class BrokenSampleError(RuntimeError):
+    """Samples that ended because something is wrong with the engine."""
 
 
 @dataclass(frozen=True)
@@ -28,50 +36,59 @@ class SolverSettings:
     """How one problem is sampled; the answer range is the competition's.
 
     `temperature` 0 is greedy: then all samples are the same, so `n_samples` should be 1.
+    Samples are drawn `wave` at a time (0: all at once), and no more once `agreement` of them
+    agree (0: only once the leader cannot be caught). `voting` is a method of
+    mathllm.solving.voting. `max_calls` programs may be run in a sample with tools.
     """
 
     n_samples: int = 4
     max_new_tokens: int = 256
     temperature: float = 0.7
     top_p: float = 0.95
+    top_k: int = 0
+    min_p: float = 0.0
     seed: int = 0
+    wave: int = 0
+    voting: str = "majority"
+    agreement: int = 0
+    max_calls: int = 4
     answer_min: int = ANSWER_MIN
     answer_max: int = ANSWER_MAX
 
-
-@dataclass(frozen=True)
-class Attempt:
-    """One sample: its text, its answer, and how it ended.
-
-    `tokens` counts what was generated; `mean_entropy` is in nats per token, 0 for none.
-    """
-
-    text: str
-    answer: int | None
-    tokens: int
-    finish_reason: str
-    mean_entropy: float
+    def __post_init__(self) -> None:
+        for name in ("wave", "agreement", "max_calls"):
+            if getattr(self, name) < 0:
+                raise ParameterError(f"{name} is {getattr(self, name)}: it must be at least 0")
 
 
 @dataclass(frozen=True)
 class Solution:
-    """The answer to submit (FALLBACK_ANSWER without a valid vote) and how it came about."""
+    """The answer to submit (FALLBACK_ANSWER without a valid vote) and how it came about.
+
+    `votes` has the weight of each answer. `faults` says what failed on the way and what was
+    done instead.
+    """
 
     problem_id: str
     answer: int
-    votes: dict[int, int]
+    votes: dict[int, float]
     reason: str
     attempts: list[Attempt]
     seconds: float
+    faults: list[str] = field(default_factory=list)
 
 
 class Solver:
-    """Samples one problem at a time from an engine and takes the majority's answer.
+    """Samples one problem at a time from an engine and takes a vote over the answers.
 
     The engine has `generate(prompts, config, seeds)` as `mathllm.decoding.Decoder`, and may
     have `max_positions`, the number of tokens that prompt and answer together can have.
-    `clock` counts as time.monotonic, by which the engine keeps its deadline. Raises
-    ParameterError for settings out of their range.
+    `tools` runs programs (mathllm.solving.sandbox.SandboxPool); without them none are asked
+    for. `clock` counts as time.monotonic, by which the engine keeps its deadline.
+
+    `strict`: a fault is raised. Otherwise half as many samples are tried, without tools, then
+    fewer, then some of the `spare` engine (such as the plain backbone), then the votes at
+    hand decide. Raises ParameterError for settings out of their range.
     """
 
     def __init__(
@@ -80,50 +97,113 @@ class Solver:
         tokenizer: "PreTrainedTokenizerBase",
         settings: SolverSettings | None = None,
         clock: Callable[[], float] = time.monotonic,
+        tools: Tools | None = None,
+        spare: Any = None,
+        strict: bool = True,
     ):
-        from mathllm.data.chat import end_of_turn_id, padding_id
+        from mathllm.data.chat import SYSTEM_PROMPT, TOOL_PROMPT, end_of_turn_id, padding_id
         from mathllm.decoding import SamplingConfig
 
         self.engine = engine
         self.tokenizer = tokenizer
         self.settings = settings or SolverSettings()
+        self.tools = tools
+        self.spare = spare
+        self.strict = strict
+        self.load_fault: str | None = None  # what was missing when it was loaded
         self._clock = clock
-        self._sampling = SamplingConfig(
-            n=self.settings.n_samples,
-            max_new_tokens=self.settings.max_new_tokens,
+        self._system = SYSTEM_PROMPT if tools is None else TOOL_PROMPT
+        self._sampling = partial(
+            SamplingConfig,
             temperature=self.settings.temperature,
             top_p=self.settings.top_p,
+            top_k=self.settings.top_k,
+            min_p=self.settings.min_p,
             seed=self.settings.seed,
             stop_ids=frozenset({end_of_turn_id(tokenizer), padding_id(tokenizer)}),
         )
+        self._sampling(n=self.settings.n_samples, max_new_tokens=self.settings.max_new_tokens)
+        vote([], self.settings.voting)  # both check the settings
 
     def solve(self, problem_id: str, problem: str, seconds: float | None = None) -> Solution:
         """`seconds` is the time to answer in; None takes as long as the samples need."""
         from mathllm.data.chat import prompt_ids
 
         started = self._clock()
-        prompt, max_new_tokens, note = self._fit(prompt_ids(self.tokenizer, problem))
         deadline = None if seconds is None else started + seconds
-        config = replace(self._sampling, max_new_tokens=max_new_tokens, deadline=deadline)
-        indices = range(self.settings.n_samples)
-        seeds = [sample_seed(self.settings.seed, problem_id, index) for index in indices]
-        (completions,) = self.engine.generate([prompt], config, seeds=[seeds])
-        attempts = [self._attempt(completion) for completion in completions]
-        decision = vote([attempt.answer for attempt in attempts])
+        prompt, max_new_tokens, note = self._fit(prompt_ids(self.tokenizer, problem, self._system))
+        asked = Asked(
+            prompt,
+            self._sampling(max_new_tokens=max_new_tokens, deadline=deadline),
+            self.settings.answer_min,
+            self.settings.answer_max,
+            self.tools,
+            self.settings.max_calls,
+        )
+        attempts, early, faults = self._sample(problem_id, asked, deadline)
+        decision = vote([ballot_of(attempt) for attempt in attempts], self.settings.voting)
         answer, reason = decision.answer, decision.reason
         if answer is None:
             answer = FALLBACK_ANSWER
             reason += f", {answer} stands in"
+        reason += f"; {early}" if early else ""
         elapsed = self._clock() - started
-        return Solution(problem_id, answer, decision.votes, reason + note, attempts, elapsed)
+        return Solution(
+            problem_id, answer, decision.votes, reason + note, attempts, elapsed, faults
+        )
 
-    def _attempt(self, completion: "Completion") -> Attempt:
-        text = self.tokenizer.decode(completion.tokens, skip_special_tokens=True)
-        answer = extract_answer(text, self.settings.answer_min, self.settings.answer_max)
-        entropy = completion.entropy
-        mean_entropy = sum(entropy) / len(entropy) if entropy else 0.0
-        tokens = len(completion.tokens)
-        return Attempt(text, answer, tokens, completion.finish_reason, mean_entropy)
+    def _sample(
+        self, problem_id: str, asked: Asked, deadline: float | None
+    ) -> tuple[list[Attempt], str | None, list[str]]:
+        """Attempts wave by wave, why no more were drawn, and what failed.
+
+        Waves have a fixed size, so that what is drawn depends on time only where time is up.
+        """
+        settings = self.settings
+        engine, total = self.engine, settings.n_samples
+        size = settings.wave or total
+        if self.tools is not None:
+            size = min(size, self.tools.size)
+        attempts: list[Attempt] = []
+        faults: list[str] = []
+        while len(attempts) < total:
+            if attempts:
+                if deadline is not None and self._clock() >= deadline:
+                    return attempts, f"time was up after {len(attempts)} samples", faults
+                ballots = [ballot_of(attempt) for attempt in attempts]
+                if early := decided(ballots, total, settings.voting, settings.agreement):
+                    return attempts, early, faults
+            indices = range(len(attempts), min(len(attempts) + size, total))
+            seeds = [partial(sample_seed, settings.seed, problem_id, i) for i in indices]
+            try:
+                drawn = draw(engine, self.tokenizer, asked, seeds)
+                broken = Counter(a.finish_reason for a in drawn if a.finish_reason in BROKEN)
+                if broken and self.strict:
+                    raise BrokenSampleError(_told(broken, len(drawn)))
+                faults += [_told(broken, len(drawn))] if broken else []
+                attempts += drawn
+            except Exception as fault:
+                if self.strict:
+                    raise
+                cause = " ".join(f"{type(fault).__name__}: {fault}".split())[:300]
+                if attempts:
+                    faults.append(f"{cause}; the {len(attempts)} samples at hand decide")
+                    break
+                if asked.tools is not None:  # they may be what failed
+                    asked = replace(asked, tools=None)
+                    size = total = max(1, size // 2)
+                    faults.append(f"{cause}; trying {size} samples without tools")
+                elif engine is self.engine and size > 1:
+                    size = total = size // 2
+                    faults.append(f"{cause}; trying {size} samples")
+                elif self.spare is not None and engine is not self.spare:
+                    engine, size = self.spare, min(RESCUE_SAMPLES, settings.n_samples)
+                    total = size
+                    faults.append(f"{cause}; trying {size} of {type(engine).__name__}")
+                else:
+                    faults.append(f"{cause}; nothing is left to try")
+                    break
+        return attempts, None, faults
 
     def _fit(self, prompt: list[int]) -> tuple[list[int], int, str]:
         """Prompt and number of new tokens that fit the backbone together, and a note if cut.
@@ -147,14 +227,25 @@ class Solver:
         """The prompt's last tokens, those that every problem shares: end of turn, next turn."""
         from mathllm.data.chat import prompt_ids
 
-        frame = prompt_ids(self.tokenizer, "")
+        frame = prompt_ids(self.tokenizer, "", self._system)
         length = 0
         while length < min(len(frame), len(prompt)) and frame[-1 - length] == prompt[-1 - length]:
             length += 1
         return prompt[len(prompt) - length :]
 
 
-def sample_seed(seed: int, problem_id: str, index: int) -> int:
-    """A seed in 0…2^63 − 1 for one sample, the same whatever was solved before it."""
-    digest = hashlib.sha256(f"{seed}:{index}:{problem_id}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
+def _told(broken: Counter[str], drawn: int) -> str:
+    """How many samples ended how, in words."""
+    kinds = ", ".join(f"{count} by {reason!r}" for reason, count in broken.items())
+    return f"of {drawn} samples ended {kinds}"
+
+
+def ballot_of(attempt: Attempt) -> Ballot:
+    """What voting knows of an attempt."""
+    return Ballot(attempt.answer, attempt.mean_entropy, attempt.tail_entropy, attempt.confidence)
+
+
+def sample_seed(seed: int, problem_id: str, index: int, part: int = 0) -> int:
+    """A seed in 0…2^63 − 1 for one part of a sample, the same whatever was solved before it."""
+    text = f"{seed}:{index}:{problem_id}" + (f":{part}" if part else "")
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1

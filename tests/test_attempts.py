@@ -1,0 +1,166 @@
+"""Samples with tools: generate, run, go on; with an engine that follows a script."""
+
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import pytest
+
+from mathllm.data.chat import END_OF_TURN, end_of_turn_id
+from mathllm.data.tokenizer import train_tokenizer
+from mathllm.decoding import Completion, SamplingConfig
+from mathllm.solving import Solver, SolverSettings
+from mathllm.solving.attempts import Asked, draw
+
+STEP = "Let us see.\n```python\nprint(6*7)\n```\n```output"
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tokenizer(["So the answer is 42. ```python print ``` ```output"] * 3, 300)
+
+
+@dataclass
+class Script:
+    """An engine that says the next text of each prompt's script; keeps what it was asked."""
+
+    tokenizer: object
+    texts: dict[str, str]
+    calls: list[tuple] = field(default_factory=list)
+
+    def generate(self, prompts, config, seeds=None):
+        configs = config if isinstance(config, list) else [config] * len(prompts)
+        self.calls.append((prompts, configs, seeds))
+        found = []
+        for prompt, own in zip(prompts, configs, strict=True):
+            text = self.tokenizer.decode(prompt)
+            key = max((k for k in self.texts if text.endswith(k)), key=len)
+            tokens = self.tokenizer(self.texts[key], add_special_tokens=False)["input_ids"]
+            reason = "stop" if len(tokens) <= own.max_new_tokens else "length"
+            tokens = tokens[: own.max_new_tokens]
+            entropy = [0.5] * len(tokens)
+            found.append([Completion(tokens, [], entropy, [], reason) for _ in range(own.n)])
+        return found
+
+
+@dataclass
+class Result:
+    output: str
+    fault: str | None = None
+
+
+@dataclass
+class FakeTools:
+    """Sessions that give a number of their own and count what they ran."""
+
+    size: int = 4
+    result: Result | None = None
+    opened: int = 0
+    closed: int = 0
+    ran: list[tuple[int, str]] = field(default_factory=list)
+
+    @contextmanager
+    def session(self):
+        self.opened += 1
+        number = self.opened
+        tools = self
+
+        class Session:
+            def run(self, code):
+                tools.ran.append((number, code))
+                return tools.result or Result("42")
+
+        yield Session()
+        self.closed += 1
+
+
+def attempts(tokenizer, engine, tools, count=1, limit=200, max_calls=4):
+    prompt = tokenizer("Q:", add_special_tokens=False)["input_ids"]
+    config = SamplingConfig(
+        max_new_tokens=limit, temperature=0, stop_ids=frozenset({end_of_turn_id(tokenizer)})
+    )
+    asked = Asked(prompt, config, 0, 99999, tools, max_calls)
+    return draw(engine, tokenizer, asked, [lambda part, i=i: 10 * i + part for i in range(count)])
+
+
+def test_a_program_is_run_and_its_output_goes_into_the_text(tokenizer):
+    texts = {"Q:": STEP, "```output\n42\n```\n": rf"So it is \boxed{{42}}.{END_OF_TURN}"}
+    engine, tools = Script(tokenizer, texts), FakeTools()
+    (attempt,) = attempts(tokenizer, engine, tools)
+    assert tools.ran == [(1, "print(6*7)\n")]
+    assert attempt.text == STEP + "\n42\n```\nSo it is \\boxed{42}."
+    assert (attempt.answer, attempt.calls, attempt.faults) == (42, 1, ())
+    assert attempt.finish_reason == "stop"
+    written = len(tokenizer("\n42\n```\n", add_special_tokens=False)["input_ids"])
+    whole = len(tokenizer(attempt.text + END_OF_TURN, add_special_tokens=False)["input_ids"])
+    assert attempt.tokens == whole - written  # what the tool wrote was not generated
+    assert tools.opened == tools.closed == 1
+
+
+def test_the_engine_is_told_to_stop_at_an_output_block_and_each_part_has_a_seed(tokenizer):
+    engine = Script(tokenizer, {"Q:": STEP, "```output\n42\n```\n": END_OF_TURN})
+    attempts(tokenizer, engine, FakeTools(), count=2)
+    first, second = engine.calls
+    stop = tuple(tokenizer("```output", add_special_tokens=False)["input_ids"])
+    assert first[1][0].stop_sequences == (stop,)
+    assert first[2] == [[0, 10]]
+    assert second[2] == [[1], [11]]
+
+
+def test_what_one_block_defines_the_next_one_sees(tokenizer):
+    again = "Again.\n```python\nprint(x)\n```\n```output"
+    texts = {
+        "Q:": STEP,
+        "print(6*7)\n```\n```output\n42\n```\n": again,
+        "print(x)\n```\n```output\n42\n```\n": END_OF_TURN,
+    }
+    tools = FakeTools()
+    (attempt,) = attempts(tokenizer, Script(tokenizer, texts), tools)
+    assert tools.ran == [(1, "print(6*7)\n"), (1, "print(x)\n")]
+    assert attempt.calls == 2
+
+
+def test_samples_run_in_sessions_of_their_own(tokenizer):
+    texts = {"Q:": STEP, "```output\n42\n```\n": END_OF_TURN}
+    tools = FakeTools()
+    attempts(tokenizer, Script(tokenizer, texts), tools, count=3)
+    assert sorted(number for number, _ in tools.ran) == [1, 2, 3]
+    assert tools.closed == 3
+
+
+def test_calls_and_tokens_end(tokenizer):
+    texts = {"Q:": STEP, "```output\n42\n```\n": STEP}
+    tools = FakeTools()
+    (attempt,) = attempts(tokenizer, Script(tokenizer, texts), tools, limit=2000, max_calls=3)
+    assert attempt.calls == 3
+    assert attempt.finish_reason == "stop"
+    length = len(tokenizer(STEP, add_special_tokens=False)["input_ids"])
+    (short,) = attempts(tokenizer, Script(tokenizer, texts), FakeTools(), limit=length + 2)
+    assert short.finish_reason == "length"
+    assert short.tokens == length
+
+
+def test_an_output_block_without_a_program_ends_the_sample(tokenizer):
+    tools = FakeTools()
+    (attempt,) = attempts(tokenizer, Script(tokenizer, {"Q:": "I think ```output"}), tools)
+    assert (tools.ran, attempt.calls) == ([], 0)
+
+
+def test_what_a_tool_prints_cannot_end_the_turn(tokenizer):
+    tools = FakeTools(result=Result(f"{END_OF_TURN} done", "timed out after 6 s"))
+    texts = {"Q:": STEP, "done\n```\n": rf"\boxed{{7}}{END_OF_TURN}"}
+    engine = Script(tokenizer, texts)
+    (attempt,) = attempts(tokenizer, engine, tools)
+    assert end_of_turn_id(tokenizer) not in engine.calls[1][0][0]
+    assert attempt.answer == 7
+    assert attempt.faults == ("timed out after 6 s",)
+
+
+def test_waves_are_no_larger_than_the_tools(tokenizer):
+    engine = Script(tokenizer, {"": rf"\boxed{{7}}{END_OF_TURN}"})
+    solver = Solver(
+        engine, tokenizer, SolverSettings(n_samples=5, temperature=0), tools=FakeTools(size=2)
+    )
+    solution = solver.solve("a", "What?")
+    assert [configs[0].n for _, configs, _ in engine.calls] == [2, 2]  # of 5, then it is decided
+    assert solution.answer == 7
+    assert "cannot be caught" in solution.reason

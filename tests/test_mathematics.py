@@ -1,0 +1,327 @@
+"""The worker behind mathematics.py: what it computes, and that its limits hold."""
+
+import importlib.util
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from fractions import Fraction
+from math import comb, factorial, isqrt
+from pathlib import Path
+
+import pytest
+
+from mathllm.solving import mathematics
+from mathllm.solving.formulas import explicit
+from mathllm.solving.mathematics import PROGRAM, Worker, integer_of, same
+
+SLACK = 1.0  # seconds for a busy machine, beyond a call's own limit
+needs_math_verify = pytest.mark.skipif(
+    importlib.util.find_spec("math_verify") is None, reason="math-verify is not installed"
+)
+
+
+@pytest.fixture(autouse=True)
+def _started():
+    """A worker that is up, so that no test measures its start."""
+    integer_of("1", 60)
+
+
+@pytest.fixture
+def worker():
+    """One of the test's own, with the real program."""
+    own = Worker()
+    own.ask({"what": "integer", "latex": "1"}, 60)
+    yield own
+    own.close()
+
+
+def program(folder, body):
+    """A worker program that is ready at once and then does `body` for each line."""
+    path = folder / "program.py"
+    path.write_text(
+        "import json, os, socket, sys, time\n"
+        "channel = socket.socket(fileno=0)\n"
+        "channel.sendall(b'{\"ready\": true}\\n')\n"
+        "for line in channel.makefile('r'):\n"
+        f"    {body}\n"
+    )
+    return path
+
+
+@needs_math_verify
+@pytest.mark.parametrize(
+    ("latex", "value"),
+    [
+        (r"\sqrt{16}", 4),
+        (r"\sqrt{3+2\sqrt{2}}-\sqrt{2}", 1),
+        (r"\lfloor 10^{50}\sqrt{2}\rfloor", isqrt(2 * 10**100)),
+        (r"\log_{2}(8)", 3),
+        (r"-\sqrt{16}", -4),
+        ("2.5*4", 10),
+        (r"\sqrt 9", 3),
+        (r"\frac \pi\pi", 1),
+        (r"\sqrt{2}", None),
+        (r"\pi", None),
+        (r"\frac{1}{2}", None),
+        (r"\frac{1}{0}", None),
+        (r"\sqrt{-4}", None),
+        ("x", None),
+        ("x=4", None),
+        (r"\infty", None),
+        (r"\{4\}", None),
+        ("", None),
+        ("}{", None),
+        ("\x00\ud800", None),
+        ("$", None),
+        ("1" * 3000, None),
+    ],
+)
+def test_an_expression_equals_its_integer(latex, value):
+    assert integer_of(latex, 20) == value
+
+
+@needs_math_verify
+def test_an_explicit_formula_has_the_value_that_python_computes():
+    draw = random.Random(5)
+
+    def formula(depth):
+        """LaTeX and its value, None where it has none that is small."""
+        if depth == 0:
+            number = draw.randint(1, 12)
+            return str(number), Fraction(number)
+        (a, x), (b, y) = formula(depth - 1), formula(depth - 1)
+        whole = x.denominator == y.denominator == 1
+        small = whole and 0 <= x <= 30
+        choices = [
+            (rf"\left({a}\right)+\left({b}\right)", x + y),
+            (rf"({a})-({b})", x - y),
+            (rf"\left({a}\right)\cdot\left({b}\right)", x * y),
+            (rf"\lfloor\frac{{{a}}}{{3}}\rfloor\lceil {b}\rceil", (x // 3) * -(-y // 1)),
+            (rf"\max({a}, {b})", max(x, y)),
+        ]
+        if y:
+            choices.append((rf"\dfrac{{{a}}}{{{b}}}", x / y))
+        if small and 0 <= y <= 30:
+            choices.append((rf"\binom{{{a}}}{{{b}}}", Fraction(comb(int(x), int(y)))))
+        if small and x <= 8:
+            choices.append((rf"({a})!", Fraction(factorial(int(x)))))
+        if small:
+            choices.append((rf"\sqrt{{({a})^2}}", x))
+        return draw.choice(choices)
+
+    asked = 0
+    while asked < 150:
+        latex, value = formula(draw.choice([1, 2, 2, 3]))
+        if (written := explicit(latex)) and abs(value) < 10**30:
+            asked += 1
+            expected = int(value) if value.denominator == 1 else None
+            found = integer_of(written, 20)
+            nested = latex.count(r"\max") > 1 and found is None  # math-verify gives up there
+            assert found == expected or nested, latex
+
+
+@needs_math_verify
+@pytest.mark.parametrize("latex", ["10^{9}!", "9^{9^{9^{9}}}", r"\binom{10^{30}}{10^{20}}"])
+def test_a_formula_without_end_costs_its_limit_and_no_more(latex):
+    before = time.monotonic()
+    assert integer_of(latex, 0.5) is None
+    assert time.monotonic() - before < 0.5 + SLACK
+    assert integer_of(r"\sqrt{16}", 60) == 4, "the next question is answered"
+
+
+@needs_math_verify
+def test_hostile_text_costs_its_limit_and_no_more():
+    for latex in ("{" * 1900, r"\frac" * 380, "(" * 1900 + ")", r"\sqrt{" * 300 + "}" * 300):
+        before = time.monotonic()
+        assert integer_of(latex, 1) is None
+        assert same(latex, "1", 1) is False
+        assert time.monotonic() - before < 2 + 2 * SLACK
+
+
+def test_a_worker_that_hangs_is_killed_and_replaced(tmp_path):
+    hung = Worker(program(tmp_path, "time.sleep(1000)"))
+    before = time.monotonic()
+    assert hung.ask({"what": "nothing"}, 1.5) is None
+    assert time.monotonic() - before < 1.5 + SLACK
+    assert hung.pid is None, "killed"
+    hung.program = program(tmp_path, "channel.sendall(b'{\"value\": 7}\\n')")
+    assert hung.ask({}, 20) == 7, "replaced"
+    hung.close()
+
+
+def test_a_worker_that_starts_slowly_is_waited_for_by_the_next_question(tmp_path):
+    path = program(tmp_path, "channel.sendall(b'{\"value\": 7}\\n')")
+    path.write_text("import time\ntime.sleep(1)\n" + path.read_text())
+    slow = Worker(path)
+    assert slow.ask({}, 0.2) is None
+    pid = slow.pid
+    assert pid is not None
+    assert slow.ask({}, 20) == 7
+    assert slow.pid == pid
+    slow.close()
+
+
+@pytest.mark.parametrize("body", ["sys.exit(1)", "os.abort()", "channel.sendall(b'nonsense\\n')"])
+def test_a_worker_that_dies_at_each_question_gives_none_and_does_not_loop(tmp_path, body):
+    dying = Worker(program(tmp_path, body))
+    before = time.monotonic()
+    assert dying.ask({}, 20) is None
+    assert dying.ask({}, 20) is None
+    assert time.monotonic() - before < 10
+    dying.close()
+
+
+@needs_math_verify
+def test_a_dead_worker_is_replaced_within_the_question(worker):
+    old = worker.pid
+    os.kill(old, signal.SIGKILL)
+    assert worker.ask({"what": "integer", "latex": r"\sqrt{16}"}, 60) == "4"
+    assert worker.pid != old
+
+
+@needs_math_verify
+def test_memory_is_limited_and_a_worker_that_runs_out_is_replaced(tmp_path):
+    greedy = tmp_path / "greedy.py"
+    source = PROGRAM.read_text()
+    assert source.count('(question["latex"])') == 1
+    greedy.write_text(source.replace('(question["latex"])', '("x" * (1 << 31))'))
+    worker = Worker(greedy)
+    assert worker.ask({"what": "integer", "latex": "4"}, 60) is None
+    assert worker.pid is None, "it ended by itself, well before its time"
+    worker.program = PROGRAM
+    assert worker.ask({"what": "integer", "latex": "4"}, 60) == "4"
+    limits = Path(f"/proc/{worker.pid}/limits").read_text()
+    assert f"Max address space {mathematics.MEMORY}" in " ".join(limits.split())
+    worker.close()
+
+
+def test_too_little_memory_to_start_gives_none():
+    starved = Worker(memory=20 << 20)
+    before = time.monotonic()
+    assert starved.ask({"what": "integer", "latex": "4"}, 30) is None
+    assert time.monotonic() - before < 10
+    starved.close()
+
+
+@needs_math_verify
+def test_threads_get_their_own_answers_and_limits():
+    found: dict[int, int | None] = {}
+    threads = [
+        threading.Thread(target=lambda n=n: found.update({n: integer_of(rf"\sqrt{{{n * n}}}", 60)}))
+        for n in range(24)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == {n: n for n in range(24)}
+
+
+@needs_math_verify
+def test_waiting_for_another_threads_question_counts():
+    thread = threading.Thread(target=integer_of, args=("10^{9}!", 2.0))
+    thread.start()
+    time.sleep(0.3)
+    before = time.monotonic()
+    assert integer_of(r"\sqrt{16}", 0.3) is None
+    assert time.monotonic() - before < 0.3 + SLACK
+    thread.join()
+    assert integer_of(r"\sqrt{16}", 60) == 4
+
+
+@needs_math_verify
+def test_an_interrupted_question_leaves_no_reply_for_the_next(worker, monkeypatch):
+    def interrupted(deadline):  # noqa: ARG001
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(worker, "_line", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            worker.ask({"what": "integer", "latex": "5"}, 20)
+    assert worker.ask({"what": "integer", "latex": "6"}, 60) == "6"
+
+
+@needs_math_verify
+def test_a_forked_child_has_a_worker_of_its_own():
+    child = os.fork()
+    if child == 0:
+        right = integer_of(r"\sqrt{25}", 60) == 5
+        mathematics.close()
+        os._exit(0 if right else 1)
+    assert integer_of(r"\sqrt{16}", 60) == 4
+    assert os.waitpid(child, 0)[1] == 0
+
+
+@needs_math_verify
+def test_the_worker_ends_with_its_asker_even_amid_a_question():
+    """The asker is killed while a formula without end is computed."""
+    code = (
+        "from mathllm.solving import mathematics as m\n"
+        "m.integer_of('1', 60)\n"
+        "print(m._worker.pid, flush=True)\n"
+        "m.integer_of('10^{9}!', 1.0)\n"
+    )
+    asker = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert asker.stdout is not None
+    pid = int(asker.stdout.readline())
+    time.sleep(0.3)
+    asker.kill()
+    asker.wait()
+    asker.stdout.close()
+    end = time.monotonic() + 15
+    while time.monotonic() < end and _alive(pid):
+        time.sleep(0.1)
+    assert not _alive(pid)
+
+
+def _alive(pid):
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+def test_neither_sympy_nor_a_worker_is_loaded_before_it_is_needed():
+    code = (
+        "import sys\n"
+        "from mathllm.solving import extract_answer, mathematics\n"
+        "assert extract_answer(r'\\boxed{\\frac{84}{2}}') == 42\n"
+        "assert extract_answer(r'\\boxed{x^2}') is None\n"
+        "assert mathematics._worker.pid is None\n"
+        "assert 'math_verify' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.fixture
+def _not_installed(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)  # noqa: ARG005
+    monkeypatch.setattr(mathematics, "_worker", Worker(PROGRAM.with_name("absent.py")))
+
+
+@pytest.mark.usefixtures("_not_installed")
+def test_without_math_verify_text_and_fractions_are_compared():
+    assert not mathematics.available()
+    assert integer_of(r"\sqrt{16}") is None
+    assert same(r"\sqrt{16}", r"\sqrt 16") is False
+    assert same(r"\sqrt2", r"\sqrt{2}")
+    assert same(r"\dfrac12", "0.5")
+    assert same(r"\left( 1, 2\right)", "(1, 2)")
+    assert same("1{,}234", "1234")
+    assert not same("1", "2")
+    assert not same("x", "y")
+    assert mathematics._worker.pid is None, "nothing was started"
+
+
+def test_a_math_verify_that_does_not_load_counts_as_not_installed(tmp_path, monkeypatch):
+    path = tmp_path / "program.py"
+    path.write_text("import socket\nsocket.socket(fileno=0).sendall(b'{\"ready\": false}\\n')\n")
+    monkeypatch.setattr(mathematics, "_worker", Worker(path))
+    assert same(r"\frac12", "0.5", 20)
+    assert not mathematics.available()
+    assert integer_of("4", 20) is None
