@@ -125,6 +125,7 @@ def _add_rehearse(commands: argparse._SubParsersAction) -> None:
         help=f"instead, one rerun for each fault injected ({', '.join(FAULTS)}; none named: all), "
         "and a table of what each one cost",
     )
+    _add_parameters(rehearse, "of the kernel")
     rehearse.add_argument(
         "--keep", action="store_true", help="leave the Kaggle-like input folder to look at"
     )
@@ -139,15 +140,7 @@ def _add_run(commands: argparse._SubParsersAction) -> None:
     )
     run.set_defaults(function=run_notebook)
     run.add_argument("notebook", metavar="NOTEBOOK", type=Path, help="an .ipynb file")
-    run.add_argument(
-        "-p",
-        dest="parameters",
-        nargs=2,
-        action="append",
-        default=[],
-        metavar=("NAME", "VALUE"),
-        help="a parameter of the notebook; may be repeated",
-    )
+    _add_parameters(run, "of the notebook")
     run.add_argument(
         "--output",
         metavar="FILE",
@@ -155,6 +148,18 @@ def _add_run(commands: argparse._SubParsersAction) -> None:
         help="the executed notebook (default: runs/NAME/NAME.ipynb)",
     )
     run.add_argument("--html", action="store_true", help="write it as a page beside that, too")
+
+
+def _add_parameters(command: argparse.ArgumentParser, whose: str) -> None:
+    command.add_argument(
+        "-p",
+        dest="parameters",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("NAME", "VALUE"),
+        help=f"a parameter {whose}; may be repeated",
+    )
 
 
 def _add_build(command: argparse.ArgumentParser) -> None:
@@ -190,6 +195,7 @@ def run_rehearse(options: argparse.Namespace) -> int:
         known=ROOT / "assets" / "placeholders.csv",
         seed=options.seed,
         keep=options.keep,
+        parameters=[tuple(pair) for pair in options.parameters],
     )
     say = partial(print, flush=True)
     if options.faults is not None:

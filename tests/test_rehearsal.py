@@ -304,7 +304,7 @@ def test_the_scorecard_counts_both_runs_and_names_what_differs_or_failed():
     assert lines[5].split()[:5] == ["d", "9", "9", "-", "-"]
     text = conclusion(["a", "b", "c", "d"], truth, Run(0, "commit run", Path()), [first, second])
     assert "1.5 of 3" in text
-    assert "1 of 4: b" in text
+    assert "3 of 4 answers the same in all reruns; others: b" in text
     assert "rerun 1: 1 answered with 0, first ValueError: x" in text
 
 

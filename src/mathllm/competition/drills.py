@@ -11,10 +11,12 @@ from dataclasses import dataclass, replace
 
 from mathllm.competition import bundle, scorecard, sessions
 from mathllm.competition.faults import FAULTS, STRUCK, Fault
+from mathllm.competition.journal import NAME, read_journal
 from mathllm.competition.rehearsal import Rehearsal, keep, staged
 from mathllm.competition.scorecard import Run
 
 WEIGHTS = "weights"  # the fault that is in a file before the run begins
+SHOWN = 90  # characters of what the journal says, its end: paths stand before it
 WHOLE_RUN = (WEIGHTS, "clock")  # faults that strike every problem
 
 
@@ -71,7 +73,7 @@ def _play(play: sessions.Play, name: str, parameters: Mapping[str, str]) -> Run:
     run = Run(1, name, play.stage.working(name))
     play.say(f"\n{name.replace('-', ' ', 1)}")
     try:
-        sessions.rerun(replace(play, parameters=parameters), run)
+        sessions.rerun(replace(play, parameters={**play.parameters, **parameters}), run)
     except sessions.RunError as fault:
         run.fault = str(fault)
         play.say(f"  FAILED: {fault}")
@@ -100,7 +102,13 @@ def _spoiled(play: sessions.Play, order: Rehearsal, name: str) -> Iterator[None]
 def _cost(fault: Fault, run: Run, plain: Run, truth: Mapping[str, int]) -> Cost:
     ids = list(run.answers)
     struck = ids if fault.name in WHOLE_RUN else ids[STRUCK - 1 : STRUCK]
-    told = [entry["fault"] or "; ".join(entry["faults"]) for entry in run.answers.values()]
+    events = read_journal(run.folder / "kernel" / NAME)
+    told = [entry["cause"] for entry in events if entry["event"] in ("fault", "warning")]
+    for entry in run.answers.values():
+        told += [entry["fault"]] if entry["fault"] else entry["faults"]
+        told += [f"{count} programs: {why}" for why, count in entry["tool_faults"].items()]
+    if late := [e for e in run.answers.values() if e["seconds"] > e["allowance"]]:
+        told.append(f"{len(late)} problems took longer than their share")
     known = bool(truth)
     return Cost(
         fault=fault,
@@ -109,7 +117,7 @@ def _cost(fault: Fault, run: Run, plain: Run, truth: Mapping[str, int]) -> Cost:
         right_before=sum(sum(row) for row in scorecard.right(truth, [plain])) if known else None,
         lost=[id_ for id_ in plain.submitted if run.submitted.get(id_) != plain.submitted[id_]],
         struck=struck,
-        told=[cause for cause in told if cause],
+        told=told,
     )
 
 
@@ -120,7 +128,7 @@ def _lines(costs: Sequence[Cost], problems: int) -> Iterator[str]:
         right = "-" if cost.right is None else f"{cost.right_before} > {cost.right}"
         rows = f"{len(cost.run.submitted)} of {problems}"
         mark = "" if cost.contained else "  NOT CONTAINED"
-        told = cost.told[0][:90] if cost.told else "nothing"
+        told = " ".join(cost.told[0].split())[-SHOWN:] if cost.told else "nothing"
         more = f" (and {len(cost.told) - 1} more)" if len(cost.told) > 1 else ""
         yield (
             f"{cost.fault.name:11} {rows:>8} {right:>7} {len(cost.lost):>13}  "

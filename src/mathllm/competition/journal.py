@@ -9,7 +9,9 @@ Knows lines and files. Knows nothing of what an event means to its reader.
     answer      id, problem (digest of its text), answer, votes (answer -> weight), samples,
                 without_answer (of them), calls (programs run), reason, tokens, seconds,
                 allowance (seconds given), tokens_per_second, fault (cause or null), faults
-                (what failed on the way), budget_left (seconds), budget_used (share)
+                (what failed on the way), tool_faults (reason -> programs that failed so),
+                budget_left (seconds), budget_used (share)
+    warning     cause: what a module of ours logged, such as memory that ran out and was saved
     again       id, answer: seen before, answered from this journal
     end         cause
 
@@ -17,7 +19,10 @@ Every line also has `event` and `time` (seconds since 1970).
 """
 
 import json
+import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +44,28 @@ class Journal:
     def write(self, event: str, **values: Any) -> None:
         self._file.write(json.dumps({"event": event, "time": time.time(), **values}) + "\n")
         self._file.flush()
+
+
+@contextmanager
+def warnings_to(journal: Journal) -> Iterator[None]:
+    """What the package logs as a warning is written to the journal, too."""
+    handler, logger = _Handler(journal), logging.getLogger("mathllm")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+
+
+class _Handler(logging.Handler):
+    def __init__(self, journal: Journal):
+        super().__init__(logging.WARNING)
+        self._journal = journal
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """One line; a full disk is no reason to fail here."""
+        with suppress(OSError):
+            self._journal.write("warning", cause=record.getMessage())
 
 
 def _drop_half_a_line(path: Path) -> None:

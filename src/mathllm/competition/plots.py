@@ -37,6 +37,7 @@ def plot_run(journal: Path) -> Figure:
         below.bar(places, heights, bottom=bottom, color=colour, width=0.8, label=name)
         bottom = [b + h for b, h in zip(bottom, heights, strict=True)]
     below.set(ylabel="samples", xlabel="problem, in the order answered")
+    below.set_xlim(0.4, len(answers) + 0.6)
     below.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
     if len(answers) <= LABELS:
         below.set_xticks(list(places), [str(e["id"]) for e in answers], rotation=60, fontsize=7)

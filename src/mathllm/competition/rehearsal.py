@@ -8,7 +8,7 @@ or of scores (scorecard.py).
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ from mathllm.competition.settings import CURRENT
 from mathllm.competition.stage import set_stage
 from mathllm.data.problems import read_problems
 from mathllm.notebooks import export_html
+from mathllm.parameters import parse_parameters, read_declarations
 
 PLOT = "run.png"  # of each run: time and votes by problem
 WORKING_TREE = Path(mathllm.__file__).parents[1]  # what must not be imported in a rehearsal
@@ -34,7 +35,8 @@ WORKING_TREE = Path(mathllm.__file__).parents[1]  # what must not be imported in
 class Rehearsal:
     """What to rehearse. `seed` None leaves the notebook's own; `mode` None takes the best.
 
-    `known` is a file of problems whose answers count where `problems` has none.
+    `known` is a file of problems whose answers count where `problems` has none. `parameters`
+    are the kernel's own, as (name, text) pairs.
     """
 
     build: Path
@@ -44,13 +46,15 @@ class Rehearsal:
     seed: int | None = None
     keep: bool = False
     mode: Mode | None = None
+    parameters: Sequence[tuple[str, str]] = ()
 
 
 def rehearse(order: Rehearsal, say: Callable[[str], None] = print) -> bool:
     """Play the commit run and the reruns; True if every run succeeded.
 
-    Raises UserErrors for problems that cannot be read and for a bundle that is not as
-    vendored, before anything runs. Logs, notebooks and submissions are kept in `runs_dir`.
+    Raises UserErrors for problems that cannot be read, for a bundle that is not as
+    vendored, and for parameters that the kernel has not, before anything runs. Logs,
+    notebooks and submissions are kept in `runs_dir`.
     """
     with staged(order, say) as (play, truth):
         runs = _play_all(play)
@@ -68,6 +72,8 @@ def staged(
     """A stage with what was vendored, ready to play on, and the answers that are known."""
     problems = read_problems(order.problems)
     bundle.verify(order.build)
+    notebook = order.build.resolve() / bundle.KERNEL / bundle.NOTEBOOK
+    parse_parameters(order.parameters, read_declarations(notebook))
     folder = Path(tempfile.mkdtemp(prefix="mathllm-rehearsal-"))
     try:
         stage = set_stage(folder, order.build.resolve(), order.problems)
@@ -77,11 +83,12 @@ def staged(
             play = sessions.Play(
                 stage=stage,
                 isolation=isolation,
-                notebook=order.build.resolve() / bundle.KERNEL / bundle.NOTEBOOK,
+                notebook=notebook,
                 source=stage.dataset(source),
                 problems=problems["id"].to_list(),
                 seed=order.seed,
                 say=say,
+                parameters=dict(order.parameters),
             )
             yield play, truth_of(problems, order.known)
         if order.keep:

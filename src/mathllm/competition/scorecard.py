@@ -88,8 +88,11 @@ def conclusion(
     """The lines under the table."""
     lines = [_score_line(truth, reruns)] if truth else ["score      unknown: no truth in the file"]
     differing = [id_ for id_ in ids if len({run.submitted.get(id_) for run in reruns}) > 1]
-    if differing:
-        lines.append(f"differing  {len(differing)} of {len(ids)}: {', '.join(differing[:8])}")
+    which = f"; others: {', '.join(differing[:8])}" if differing else ""
+    lines.append(
+        f"agreement  {len(ids) - len(differing)} of {len(ids)} answers the same in all "
+        f"reruns{which}"
+    )
     for run in (commit, *reruns):
         lost = [id_ for id_, entry in run.answers.items() if entry["fault"]]
         if lost:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mathllm.competition import paths
-from mathllm.competition.journal import NAME, Journal, is_unfinished
+from mathllm.competition.journal import NAME, Journal, is_unfinished, warnings_to
 from mathllm.competition.listener import InferenceServer
 from mathllm.competition.settings import CURRENT
 from mathllm.competition.submission import Submission, cause_of
@@ -43,6 +43,14 @@ def serve(
     submission = Submission(
         lambda: _load_solver(weights, settings, engine, strict=not rerun), budget, journal, rerun
     )
+    with warnings_to(journal):
+        _run(submission, test_file)
+    return submission
+
+
+def _run(submission: Submission, test_file: Path | None) -> None:
+    """From listening to the end; `test_file` is a commit run's, None in a rerun."""
+    journal = submission.journal
     server = _competitions_server(submission) or InferenceServer(submission.predict)
     ours = isinstance(server, InferenceServer)
     port = server.start() if ours else None
@@ -63,7 +71,6 @@ def serve(
             raise submission.fault from None
         raise
     submission.close(cause)
-    return submission
 
 
 def _competitions_server(submission: Submission) -> Any:

@@ -15,6 +15,7 @@ import hashlib
 import threading
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -192,6 +193,7 @@ class Submission:
             budget_used=self._budget.used_share,
             fault=cause,
             faults=solution.faults if solution else [],
+            tool_faults=dict(Counter(why for attempt in attempts for why in attempt.faults)),
         )
         why = f"fault, {answer} stands in: {cause}" if cause else solution.reason
         for survived in solution.faults if solution else []:

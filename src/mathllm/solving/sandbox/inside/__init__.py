@@ -1,0 +1,1 @@
+"""What runs in the child, before and around the kernel; see `__main__.py`."""
