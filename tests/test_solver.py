@@ -332,3 +332,20 @@ def test_samples_come_in_waves_until_it_is_decided(tokenizer):
 def test_a_wrong_solver_setting_is_named(tokenizer, wrong):
     with pytest.raises(ParameterError, match=str(next(iter(wrong.values())))):
         Solver(ScriptedEngine(tokenizer, []), tokenizer, SolverSettings(**wrong))
+
+
+def test_a_wave_is_cut_to_what_the_time_left_allows(tokenizer):
+    now = [0.0]
+
+    class Slow(Breaking):
+        def generate(self, prompts, config, seeds=None):
+            now[0] += 2.0 * config.n  # two seconds a sample
+            return super().generate(prompts, config, seeds)
+
+    engine = Slow(tokenizer, 0)
+    solver = Solver(engine, tokenizer, SolverSettings(n_samples=8), clock=lambda: now[0])
+    solver.solve("a", "What?", seconds=100)
+    solver.solve("b", "What?", seconds=7)
+    assert engine.asked == [8, 3, 1]  # some samples are short, so one more is tried
+    solver.solve("c", "What?", seconds=0)
+    assert engine.asked[3:] == [1]

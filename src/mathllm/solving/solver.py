@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from mathllm.errors import ParameterError
 from mathllm.solving.answers import ANSWER_MAX, ANSWER_MIN
 from mathllm.solving.attempts import Asked, Attempt, Tools, draw
+from mathllm.solving.budget import next_wave
 from mathllm.solving.voting import Ballot, decided, vote
 
 if TYPE_CHECKING:  # torch and transformers take seconds; whoever only votes is spared them
@@ -24,6 +25,7 @@ if TYPE_CHECKING:  # torch and transformers take seconds; whoever only votes is 
 ANSWER_SHARE = 0.25
 FALLBACK_ANSWER = 0  # submitted when no sample gives a valid one
 RESCUE_SAMPLES = 2  # that the spare engine draws
+MOMENT = 1e-3  # seconds: a problem is always tried, however late it is
 BROKEN = ("fault", "memory", "nan")  # finish reasons that say that something is wrong
 
 
@@ -36,9 +38,9 @@ class SolverSettings:
     """How one problem is sampled; the answer range is the competition's.
 
     `temperature` 0 is greedy: then all samples are the same, so `n_samples` should be 1.
-    Samples are drawn `wave` at a time (0: all at once), and no more once `agreement` of them
-    agree (0: only once the leader cannot be caught). `voting` is a method of
-    mathllm.solving.voting. `max_calls` programs may be run in a sample with tools.
+    Samples are drawn in waves, the first of `wave` (0: all at once), and no more once
+    `agreement` of them agree (0: only once the leader cannot be caught). `voting` is a method
+    of mathllm.solving.voting. `max_calls` programs may be run in a sample with tools.
     """
 
     n_samples: int = 4
@@ -110,6 +112,8 @@ class Solver:
         self.tools = tools
         self.spare = spare
         self.strict = strict
+        self._tokens_per_second: float | None = None
+        self._usual_tokens: float | None = None
         self.load_fault: str | None = None  # what was missing when it was loaded
         self._clock = clock
         self._system = SYSTEM_PROMPT if tools is None else TOOL_PROMPT
@@ -157,13 +161,12 @@ class Solver:
     ) -> tuple[list[Attempt], str | None, list[str]]:
         """Attempts wave by wave, why no more were drawn, and what failed.
 
-        Waves have a fixed size, so that what is drawn depends on time only where time is up.
+        Waves are smaller than their fixed sizes only where the time left is too short for
+        them, so that what is drawn depends on the clock only where time is up.
         """
         settings = self.settings
         engine, total = self.engine, settings.n_samples
         size = settings.wave or total
-        if self.tools is not None:
-            size = min(size, self.tools.size)
         attempts: list[Attempt] = []
         faults: list[str] = []
         while len(attempts) < total:
@@ -173,8 +176,15 @@ class Solver:
                 ballots = [ballot_of(attempt) for attempt in attempts]
                 if early := decided(ballots, total, settings.voting, settings.agreement):
                     return attempts, early, faults
-            indices = range(len(attempts), min(len(attempts) + size, total))
+            left = None if deadline is None else max(deadline - self._clock(), MOMENT)
+            count = next_wave(
+                len(attempts), total, size, self._tokens_per_second, self._usual_tokens, left
+            )
+            if self.tools is not None:
+                count = min(count, self.tools.size)
+            indices = range(len(attempts), len(attempts) + count)
             seeds = [partial(sample_seed, settings.seed, problem_id, i) for i in indices]
+            began = self._clock()
             try:
                 drawn = draw(engine, self.tokenizer, asked, seeds)
                 broken = Counter(a.finish_reason for a in drawn if a.finish_reason in BROKEN)
@@ -182,6 +192,7 @@ class Solver:
                     raise BrokenSampleError(_told(broken, len(drawn)))
                 faults += [_told(broken, len(drawn))] if broken else []
                 attempts += drawn
+                self._measure(drawn, self._clock() - began)
             except Exception as fault:
                 if self.strict:
                     raise
@@ -204,6 +215,13 @@ class Solver:
                     faults.append(f"{cause}; nothing is left to try")
                     break
         return attempts, None, faults
+
+    def _measure(self, drawn: list[Attempt], seconds: float) -> None:
+        """How fast samples come and how long they are, for the size of the next wave."""
+        tokens = sum(attempt.tokens for attempt in drawn)
+        if tokens and seconds > 0:
+            self._tokens_per_second = tokens / seconds
+            self._usual_tokens = tokens / len(drawn)
 
     def _fit(self, prompt: list[int]) -> tuple[list[int], int, str]:
         """Prompt and number of new tokens that fit the backbone together, and a note if cut.
