@@ -1,12 +1,18 @@
 """A kernel that is started again in the middle of a rerun."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import polars as pl
 import pytest
+from conftest import ROOT
 
+from mathllm.competition.client import Client
 from mathllm.competition.journal import Journal, is_unfinished, read_journal
 from mathllm.competition.submission import Submission
 from mathllm.solving import Attempt, Budget, Solution
@@ -28,6 +34,61 @@ class Counting:
         return Solution(
             problem_id, len(self.asked), {len(self.asked): 1}, "1 of 1 votes", attempts, 0.5, faults
         )
+
+
+KERNEL = """
+import sys
+from mathllm.competition.serving import serve
+from mathllm.solving import Budget, SolverSettings
+
+serve(sys.argv[1], SolverSettings(n_samples=2, max_new_tokens=60), Budget(3600, 60, 50))
+"""
+
+
+def start_kernel(folder: Path, weights: Path) -> tuple[subprocess.Popen, int]:
+    """The real kernel in a rerun, as a process, and the port it listens on."""
+    environment = os.environ | {
+        "KAGGLE_IS_COMPETITION_RERUN": "1",
+        "MATHLLM_WORKING_DIR": str(folder),
+        "MATHLLM_INPUT_ROOT": str(folder / "input"),
+    }
+    seen = len(read_journal(folder / "journal.jsonl"))
+    kernel = subprocess.Popen([sys.executable, "-c", KERNEL, str(weights)], env=environment)
+    while True:
+        assert kernel.poll() is None
+        events = read_journal(folder / "journal.jsonl")[seen:]
+        if listening := [event for event in events if event["event"] == "listening"]:
+            return kernel, listening[0]["port"]
+        time.sleep(0.1)
+
+
+def test_a_kernel_that_is_killed_and_started_again_goes_on(tmp_path):
+    weights = ROOT / "assets" / "tiny"
+    asked = {"a": "Compute $12+5$.", "b": "What is $7-3$?", "c": "Compute $6+6$."}
+
+    def send(client, id_):
+        reply = client.send("predict", pl.Series("id", [id_]), pl.Series("problem", [asked[id_]]))
+        return reply["answer"][0]
+
+    kernel, port = start_kernel(tmp_path, weights)
+    client = Client(ports=[port])
+    before = [send(client, "a"), send(client, "b")]
+    client.close()
+    kernel.send_signal(signal.SIGKILL)
+    kernel.wait()
+    kernel, port = start_kernel(tmp_path, weights)
+    try:
+        client = Client(ports=[port])
+        assert [send(client, "a"), send(client, "b")] == before == [17, 4]
+        assert send(client, "c") == 12
+        client.close()
+    finally:
+        kernel.send_signal(signal.SIGKILL)
+        kernel.wait()
+    events = read_journal(tmp_path / "journal.jsonl")
+    assert [e["event"] for e in events].count("start") == 2
+    assert [e["id"] for e in events if e["event"] == "again"] == ["a", "b"]
+    assert [e["id"] for e in events if e["event"] == "answer"] == ["a", "b", "c"]
 
 
 def submission(path: Path, solver: Counting, restarted: bool, budget: Budget | None = None):
