@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mathllm.competition import paths
+from mathllm.competition import faults, paths
 from mathllm.competition.journal import NAME, Journal, is_unfinished, warnings_to
 from mathllm.competition.listener import InferenceServer
 from mathllm.competition.settings import CURRENT
@@ -127,8 +127,6 @@ def _load_solver(
     logging.disable_progress_bar()  # a notebook keeps fragments of them
     device = "cuda" if torch.cuda.is_available() else "cpu"
     solver = load_solver(folder, settings, device, engine, strict, paths.working_dir())
-    if fault := os.environ.get("MATHLLM_FAULT"):  # a rehearsal's, never set on Kaggle
-        from mathllm.competition.faults import inject
-
-        inject(fault, solver)
+    if fault := os.environ.get(faults.VARIABLE):  # a rehearsal's, never set on Kaggle
+        faults.inject(fault, solver)
     return solver

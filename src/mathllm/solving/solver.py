@@ -16,7 +16,7 @@ from mathllm.errors import ParameterError
 from mathllm.solving.answers import ANSWER_MAX, ANSWER_MIN
 from mathllm.solving.attempts import Asked, Attempt, Tools, draw
 from mathllm.solving.budget import next_wave
-from mathllm.solving.voting import Ballot, decided, vote
+from mathllm.solving.voting import WEIGHTS, Ballot, decided, vote
 
 if TYPE_CHECKING:  # torch and transformers take seconds; whoever only votes is spared them
     from transformers import PreTrainedTokenizerBase
@@ -61,6 +61,8 @@ class SolverSettings:
         for name in ("wave", "agreement", "max_calls"):
             if getattr(self, name) < 0:
                 raise ParameterError(f"{name} is {getattr(self, name)}: it must be at least 0")
+        if self.voting not in WEIGHTS:
+            raise ParameterError(f"voting is {self.voting!r}: it must be {', '.join(WEIGHTS)}")
 
 
 @dataclass(frozen=True)
@@ -126,8 +128,8 @@ class Solver:
             seed=self.settings.seed,
             stop_ids=frozenset({end_of_turn_id(tokenizer), padding_id(tokenizer)}),
         )
+        # Checks the settings.
         self._sampling(n=self.settings.n_samples, max_new_tokens=self.settings.max_new_tokens)
-        vote([], self.settings.voting)  # both check the settings
 
     def solve(self, problem_id: str, problem: str, seconds: float | None = None) -> Solution:
         """`seconds` is the time to answer in; None takes as long as the samples need."""
