@@ -46,6 +46,7 @@ tool_kernels: int = 0  # Python kernels for programs that the model writes; 0: n
 endpoint: str = ""  # OpenAI-compatible server that generates, as http://127.0.0.1:8000/v1
 endpoint_model: str = ""  # its name there
 server: str = ""  # command that starts it, as "vllm serve FOLDER --port 8000"; empty: it runs
+cuda_graphs: bool = True  # False if recording them fails on the GPU at hand: slower
 hours: float = 5.0  # length of the session
 margin_minutes: float = 15.0  # kept free at its end
 expected_problems: int = 50  # that share the time; the gateway does not say how many come
@@ -70,7 +71,7 @@ settings = SolverSettings(
     seed=seed,
 )
 budget = Budget(hours * 3600, margin_minutes * 60, expected_problems)
-engine = EngineSettings(tool_kernels, endpoint, endpoint_model, server)
+engine = EngineSettings(tool_kernels, endpoint, endpoint_model, server, cuda_graphs)
 
 # %%
 submission = serve(weights, settings, budget, engine)

@@ -52,13 +52,15 @@ class EngineSettings:
 
     `endpoint`: URL of an OpenAI-compatible server that generates in place of the TRM, as
     "http://127.0.0.1:8000/v1", and `endpoint_model` its name there. `server` is the command
-    line that starts it, if it does not run yet. Raises ParameterError.
+    line that starts it, if it does not run yet. `cuda_graphs`: on a GPU, passes are replayed as
+    CUDA graphs. Raises ParameterError.
     """
 
     tool_kernels: int = 0
     endpoint: str = ""
     endpoint_model: str = ""
     server: str = ""
+    cuda_graphs: bool = True
 
     def __post_init__(self) -> None:
         if self.tool_kernels < 0:
@@ -95,7 +97,7 @@ def load_solver(
     load_fault = None
     try:
         model = load_model(weights, device)
-        decoder = Decoder(model)
+        decoder = Decoder(model, graphs=None if engine.cuda_graphs else False)
     except WeightsError as fault:
         if strict:
             raise
