@@ -46,6 +46,7 @@ $(READY): requirements.txt pyproject.toml
 	$(PY) -m pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$$(grep '^torch==' requirements.txt)"
 	$(PY) -m pip install --quiet -r requirements.txt
 	$(PY) -m pip install --quiet --no-build-isolation --no-deps -e .
+	@$(PY) build.py wheels >/dev/null || echo "warning: build.py vendor will ask the network again"
 	@touch $@
 
 test: setup ## the tests

@@ -30,7 +30,8 @@ from pathlib import Path
 # On Kaggle the package comes in a dataset; a clone has it in src/.
 inputs = Path(os.environ.get("MATHLLM_INPUT_ROOT", "/kaggle/input"))
 here = [p / "src" for p in [Path.cwd(), *Path.cwd().parents]]
-found = [*inputs.glob("*"), *inputs.glob("datasets/*/*"), *here]
+places = ("*", "*/*", "datasets/*/*", "datasets/*/*/*")
+found = [*(p for place in places for p in inputs.glob(place)), *here]
 sys.path.insert(0, next(str(p) for p in found if (p / "mathllm" / "__init__.py").is_file()))
 
 # %% tags=["parameters"]
@@ -51,6 +52,7 @@ hours: float = 5.0  # length of the session
 margin_minutes: float = 15.0  # kept free at its end
 expected_problems: int = 50  # that share the time; the gateway does not say how many come
 seed: int = 0  # with a problem's id it decides every sample
+bundle: str = ""  # what the notebook was vendored with; empty: not checked
 
 # %%
 import polars as pl
@@ -74,7 +76,7 @@ budget = Budget(hours * 3600, margin_minutes * 60, expected_problems)
 engine = EngineSettings(tool_kernels, endpoint, endpoint_model, server, cuda_graphs)
 
 # %%
-submission = serve(weights, settings, budget, engine)
+submission = serve(weights, settings, budget, engine, bundle)
 
 # %% [markdown]
 # ## What was answered

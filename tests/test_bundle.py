@@ -1,6 +1,8 @@
 """The bundle: the same bytes for the same inputs, sealed, whole or not at all."""
 
+import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -10,16 +12,27 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 from tiny_weights import write_weights
+from tiny_wheels import clone, write_wheel
 
 from mathllm.competition import bundle
-from mathllm.competition.bundle import KERNEL, MANIFEST, SOURCE, WEIGHTS, Order, vendor, verify
+from mathllm.competition.bundle import (
+    KERNEL,
+    MANIFEST,
+    SOURCE,
+    WEIGHTS,
+    WHEELS,
+    Order,
+    describe,
+    vendor,
+    verify,
+)
 from mathllm.competition.contents import slugify
 from mathllm.competition.paths import WEIGHTS_SLUG
 from mathllm.competition.settings import CURRENT
 from mathllm.errors import BundleError, ParameterError, WeightsError
 
-# What vendoring reads of a clone.
-CLONE = ("src", "assets", "kernel", "datasets_meta", "LICENSE")
+OTHER_PYTHON = "MATHLLM_OTHER_PYTHON"  # names one from 3.11 on that has the packages
+MODEL = "qwen-lm/qwen2.5-math/Transformers/1.5b-instruct/1"
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +49,7 @@ def order(weights: Path, tmp_path: Path) -> Order:
         owner="somebody",
         title="My first submission",
         accelerator="NvidiaL4",
+        wheels=False,  # what a clone locks is not always at hand
     )
 
 
@@ -95,16 +109,14 @@ def test_without_an_accelerator_no_gpu_is_asked_for(order: Order):
 
 
 def test_the_same_inputs_in_another_folder_give_the_same_bytes(order: Order, tmp_path: Path):
-    clone = tmp_path / "elsewhere" / "clone"
-    for name in CLONE:
-        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy2
-        (clone / name).parent.mkdir(parents=True, exist_ok=True)
-        copy(ROOT / name, clone / name)
-    (clone / "src" / "mathllm" / "__pycache__").mkdir(exist_ok=True)
-    (clone / "src" / "mathllm" / "__pycache__" / "left.cpython-311.pyc").write_bytes(b"\0")
+    wheel = write_wheel(tmp_path, "tiny-probe")
+    order = replace(order, root=clone(tmp_path / "clone", wheel), wheels=True)
+    second = clone(tmp_path / "elsewhere" / "clone", wheel)
+    (second / "src" / "mathllm" / "__pycache__").mkdir(exist_ok=True)
+    (second / "src" / "mathllm" / "__pycache__" / "left.cpython-311.pyc").write_bytes(b"\0")
     elsewhere = replace(
         order,
-        root=clone,
+        root=second,
         weights=shutil.copytree(order.weights, tmp_path / "elsewhere" / "weights"),
         build=tmp_path / "elsewhere" / "out",
     )
@@ -112,7 +124,25 @@ def test_the_same_inputs_in_another_folder_give_the_same_bytes(order: Order, tmp
     vendor(elsewhere)
     first, second = contents(order.build), contents(elsewhere.build)
     assert first == second
+    assert f"{WHEELS}/tiny_probe-1.0-py3-none-any.whl" in first
     assert not [name for name, data in first.items() if str(tmp_path).encode() in data]
+
+
+def test_another_python_gives_the_same_bytes(order: Order, tmp_path: Path):
+    other = os.environ.get(OTHER_PYTHON)
+    if not other:
+        pytest.skip(f"no other Python with the packages: set {OTHER_PYTHON}")
+    order = replace(order, parameters=[("n_samples", "8"), ("temperature", "1e-1")], model=MODEL)
+    vendor(order)
+    build = tmp_path / "other"
+    program = (
+        "from pathlib import Path, PosixPath\n"
+        "from mathllm.competition.bundle import Order, vendor\n"
+        f"vendor({replace(order, build=build)!r})\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+    subprocess.run([other, "-c", program], check=True, env=environment)
+    assert contents(build) == contents(order.build)
 
 
 def test_vendoring_again_replaces_the_bundle_and_leaves_nothing_beside_it(order: Order):
@@ -124,13 +154,133 @@ def test_vendoring_again_replaces_the_bundle_and_leaves_nothing_beside_it(order:
     assert [path.name for path in order.build.parent.iterdir()] == ["build"]
 
 
-def test_pickles_and_caches_of_a_weights_folder_stay_behind(own_weights: Order):
+def test_each_dataset_lists_its_files_and_the_list_is_its_digest(order: Order):
+    sums = vendor(order)
+    described = describe(order.build)
+    assert described.sums == sums
+    assert list(described.digests) == [SOURCE, WEIGHTS]
+    for part, digest in described.digests.items():
+        data = (order.build / part / "contents.json").read_bytes()
+        assert hashlib.sha256(data).hexdigest() == digest
+        listed = json.loads(data)["files"]
+        there = {n.removeprefix(f"{part}/"): s for n, s in sums.items() if n.startswith(part)}
+        del there["contents.json"], there["dataset-metadata.json"]
+        assert {name: entry["sha256"] for name, entry in listed.items()} == there
+        for name, entry in listed.items():
+            assert (order.build / part / name).stat().st_size == entry["size"]
+
+
+@pytest.mark.parametrize(
+    "change", [{}, {"owner": "other"}, {"parameters": [("seed", "7")]}, {"accelerator": "none"}]
+)
+def test_the_identity_is_of_what_makes_the_run(order: Order, tmp_path: Path, change):
+    vendor(order)
+    other = replace(order, build=tmp_path / "other", **change)
+    vendor(other)
+    same = describe(order.build).identity == describe(other.build).identity
+    assert same == (not change)
+
+
+def injected(build: Path) -> dict:
+    cells = json.loads((build / KERNEL / "submission.ipynb").read_text(encoding="utf-8"))["cells"]
+    tags = [cell["metadata"].get("tags", []) for cell in cells]
+    place = tags.index(["injected-parameters"])
+    assert tags[place - 1] == ["parameters"]
+    values: dict = {}
+    exec("".join(cells[place]["source"]), values)
+    return {name: value for name, value in values.items() if not name.startswith("__")}
+
+
+def test_parameters_and_digests_stand_in_the_vendored_notebook(order: Order):
+    given = [("n_samples", "8"), ("temperature", "1"), ("cuda_graphs", "False")]
+    given += [("endpoint_model", 'a "b" \\ ä'), ("endpoint", "7")]
+    vendor(replace(order, parameters=given))
+    described = describe(order.build)
+    assert described.parameters == {
+        **{"n_samples": 8, "temperature": 1.0, "cuda_graphs": False},
+        **{"endpoint_model": 'a "b" \\ ä', "endpoint": "7"},
+    }
+    stamp = f"{described.identity} mathllm-source={described.digests[SOURCE]} "
+    stamp += f"mathllm-weights={described.digests[WEIGHTS]}"
+    assert injected(order.build) == described.parameters | {"bundle": stamp}
+    assert bundle.injected(order.build) == injected(order.build)
+
+
+@pytest.mark.parametrize(
+    ("pair", "words"),
+    [
+        (("n_sample", "8"), "did you mean n_samples"),
+        (("n_samples", "many"), "must be an int"),
+        (("bundle", "x"), "written by vendoring"),
+    ],
+)
+def test_parameters_that_the_kernel_has_not_are_refused(order: Order, pair, words):
+    with pytest.raises(ParameterError, match=words):
+        vendor(replace(order, parameters=[pair]))
+    assert not order.build.exists()
+
+
+@pytest.mark.parametrize("private", [True, False])
+def test_kernel_and_datasets_are_private_or_not_together(order: Order, private):
+    vendor(replace(order, private=private))
+    assert bundle.read_metadata(order.build, KERNEL)["is_private"] is private
+    for part in (SOURCE, WEIGHTS):
+        assert bundle.read_metadata(order.build, part)["isPrivate"] is private
+
+
+def test_a_model_of_kaggles_stands_for_the_backbone(order: Order):
+    names = vendor(replace(order, model=MODEL))
+    assert describe(order.build).model == MODEL
+    assert bundle.read_metadata(order.build, KERNEL)["model_sources"] == [MODEL]
+    assert not [name for name in names if name.startswith(f"{WEIGHTS}/backbone/")]
+    named = json.loads((order.build / WEIGHTS / "backbone.json").read_text(encoding="utf-8"))
+    assert named["model"] == MODEL
+    assert {"config.json", "model.safetensors"} == named["files"].keys()
+
+
+@pytest.mark.parametrize("handle", ["qwen", "a/b/c/d", "a/b/c/d/e", "a/b/c/d/0", "a/b//d/1"])
+def test_a_handle_that_is_none_of_kaggles_is_named(order: Order, handle):
+    with pytest.raises(ParameterError, match=f"model '{handle}'.*owner/model/framework"):
+        vendor(replace(order, model=handle))
+
+
+def test_the_backbone_is_checked_where_a_model_stands_for_it_too(own_weights: Order):
+    truncate_backbone(own_weights.weights)
+    with pytest.raises(WeightsError, match="truncated"):
+        vendor(replace(own_weights, model=MODEL))
+
+
+def test_wheels_are_a_dataset_of_their_own_if_any_are_locked(order: Order, tmp_path: Path):
+    locked = replace(order, wheels=True, root=clone(tmp_path / "a", write_wheel(tmp_path, "tiny")))
+    names = vendor(locked)
+    assert {f"{WHEELS}/requirements.txt", f"{WHEELS}/tiny-1.0-py3-none-any.whl"} <= names.keys()
+    assert "somebody/mathllm-wheels" in sources(order)
+    for without in (replace(locked, wheels=False), replace(locked, root=clone(tmp_path / "b"))):
+        assert not [name for name in vendor(without) if name.startswith(WHEELS)]
+        assert "somebody/mathllm-wheels" not in sources(order)
+
+
+def sources(order: Order) -> list[str]:
+    return bundle.read_metadata(order.build, KERNEL)["dataset_sources"]
+
+
+def test_wheels_that_cannot_be_downloaded_are_refused_with_the_way_without(order, tmp_path):
+    root = clone(tmp_path / "clone", wheel := write_wheel(tmp_path, "tiny-nowhere"))
+    (root / ".cache" / "wheels" / wheel.name).unlink()
+    environment = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(tmp_path / "empty")}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        with pytest.raises(BundleError, match=r"tiny-nowhere==1\.0.*vendor --no-wheels"):
+            vendor(replace(order, root=root, wheels=True))
+    assert not order.build.exists()
+
+
+def test_caches_of_a_weights_folder_stay_behind(own_weights: Order):
     backbone = own_weights.weights / "backbone"
-    (backbone / "optimizer.pt").write_bytes(b"pickle")
     (backbone / ".cache").mkdir()
     (backbone / ".cache" / "download.json").write_text("{}", encoding="utf-8")
-    names = vendor(own_weights)
-    assert not [name for name in names if name.endswith(".pt") or ".cache" in name]
+    assert not [name for name in vendor(own_weights) if ".cache" in name]
 
 
 def test_a_folder_that_holds_something_else_is_not_replaced(order: Order):
@@ -238,12 +388,17 @@ def garbled(build: Path) -> str:
     return "is not a manifest"
 
 
+def older(build: Path) -> str:
+    (build / MANIFEST).write_text(json.dumps({"files": {}, "format": 1}), encoding="utf-8")
+    return "has format 1, this version reads 2"
+
+
 def newer(build: Path) -> str:
     (build / MANIFEST).write_text(json.dumps({"files": {}, "format": 99}), encoding="utf-8")
     return "has format 99"
 
 
-@pytest.mark.parametrize("tamper", [changed, missing, extra, unsealed, garbled, newer])
+@pytest.mark.parametrize("tamper", [changed, missing, extra, unsealed, garbled, older, newer])
 def test_a_bundle_that_is_not_as_vendored_is_refused_by_file(order: Order, tamper):
     vendor(order)
     words = tamper(order.build)
@@ -257,7 +412,16 @@ def build_py(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_command_line_vendors_from_any_folder(weights: Path, tmp_path: Path):
-    arguments = ("vendor", "--weights", weights, "--build", "out", "--username", "me")
+    arguments = (
+        "vendor",
+        "--weights",
+        weights,
+        "--build",
+        "out",
+        "--username",
+        "me",
+        "--no-wheels",
+    )
     result = build_py(*arguments, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     verify(tmp_path / "out")

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import nbformat
@@ -14,15 +15,18 @@ import psutil
 import pytest
 from conftest import ROOT, shared_file
 from tiny_weights import write_weights
+from tiny_wheels import clone, write_wheel
 
 from mathllm.competition import bundle, sessions
 from mathllm.competition.guard import is_loopback
 from mathllm.competition.isolation import Isolation
+from mathllm.competition.journal import read_journal
 from mathllm.competition.rehearsal import WORKING_TREE, Rehearsal, rehearse, truth_of
 from mathllm.competition.scorecard import Run, conclusion, table
 from mathllm.competition.settings import CURRENT
 from mathllm.competition.stage import session_environment, set_stage
 from mathllm.data.problems import read_problems
+from mathllm.errors import BundleError
 
 NOWHERE = "192.0.2.1"  # reserved for documentation (RFC 5737): no machine has it
 
@@ -115,15 +119,16 @@ def test_the_guard_knows_loopback(host, inside):
 
 @pytest.fixture(scope="module")
 def build(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle with a random tiny model, vendored once."""
+    """A bundle with a random tiny model and a wheel that no image has, vendored once."""
     folder = tmp_path_factory.mktemp("bundle")
     order = bundle.Order(
-        root=ROOT,
+        root=clone(folder / "clone", write_wheel(folder, "tiny-probe")),
         weights=write_weights(folder / "weights"),
         build=folder / "build",
         owner="somebody",
         title="MathLLM submission",
         accelerator="none",
+        parameters=[("n_samples", "3")],
     )
     bundle.vendor(order)
     return order.build
@@ -151,6 +156,7 @@ def test_a_rehearsal_ends_with_table_score_and_paths(build, problems, tmp_path):
     for word in ("problem", "run 1", "run 2", "truth", "votes", "seconds", "score", "time budget"):
         assert word in result.stdout
     assert "0 of 2" in result.stdout
+    assert result.stdout.count("installed from wheels: tiny-probe 1.0") == CURRENT.runs + 1
     ids = read_problems(problems)["id"].to_list()
     for name in ("commit-run/kernel", "rerun-1/gateway", "rerun-2/gateway"):
         submission = pl.read_parquet(runs / name / CURRENT.submission_file)
@@ -160,6 +166,12 @@ def test_a_rehearsal_ends_with_table_score_and_paths(build, problems, tmp_path):
         assert str(runs / "commit-run" / name) in result.stdout
         assert (runs / "commit-run" / name).is_file()
     assert (runs / "scorecard.txt").read_text(encoding="utf-8").strip() in result.stdout
+    for path in runs.glob("*/kernel/journal.jsonl"):
+        events = read_journal(path)
+        # Vendored parameters hold beside the rehearsal's own, and so does the check of the bundle.
+        assert events[0]["bundle"] == bundle.describe(build).identity
+        assert {e["samples"] for e in events if e["event"] == "answer"} == {3}
+        assert "warning" not in {event["event"] for event in events}
     # The gateway sent the truth; nothing that the kernel leaves knows it.
     for path in runs.glob("*/kernel*/**/*.jsonl"):
         assert "7777" not in path.read_text(encoding="utf-8")
@@ -254,6 +266,44 @@ def test_a_changed_bundle_is_refused_with_status_2(own_build, problems, tmp_path
     assert "__init__.py was changed after it was vendored" in result.stderr
     assert len(result.stderr.splitlines()) <= 2
     assert not runs.exists()
+
+
+def test_a_model_in_place_of_the_backbone_is_mounted_from_a_folder(build, problems, tmp_path):
+    weights = write_weights(tmp_path / "weights")
+    model = "qwen-lm/qwen2.5-math/Transformers/1.5b-instruct/1"
+    own = bundle.Order(
+        root=build.parent / "clone",
+        weights=weights,
+        build=tmp_path / "with-model",
+        owner="somebody",
+        title="MathLLM submission",
+        accelerator="none",
+        model=model,
+        wheels=False,
+    )
+    bundle.vendor(own)
+    order = Rehearsal(own.build, problems, tmp_path / "runs")
+    with pytest.raises(BundleError, match=f"model {model}.*--backbone"):
+        rehearse(order, say=lambda _: None)
+    with pytest.raises(BundleError, match=r"config\.json is missing"):
+        rehearse(replace(order, backbone=tmp_path), say=lambda _: None)
+    with pytest.raises(BundleError, match="leave --backbone out"):
+        rehearse(replace(order, build=build, backbone=weights), say=lambda _: None)
+    assert rehearse(replace(order, backbone=weights / "backbone"), say=lambda _: None)
+
+
+def test_the_competitions_files_are_on_the_stage_but_for_its_problems(build, problems, tmp_path):
+    competition = tmp_path / "competition"
+    (competition / CURRENT.package).mkdir(parents=True)
+    (competition / CURRENT.package / "__init__.py").write_text("", encoding="utf-8")
+    (competition / "test.csv").write_text("id,problem\nx,theirs\n", encoding="utf-8")
+    stage = set_stage(tmp_path / "stage", build, problems, competition=competition)
+    there = stage.test_file.parent
+    assert (there / CURRENT.package / "__init__.py").is_file()
+    assert stage.test_file.read_bytes() == problems.read_bytes()
+    order = Rehearsal(build, problems, tmp_path / "runs", competition=tmp_path / "nowhere")
+    with pytest.raises(BundleError, match=r"no folder .*nowhere"):
+        rehearse(order, say=lambda _: None)
 
 
 @pytest.mark.parametrize("text", ["", "id,answer\na,1\n", "id,problem\n", "id,problem\na,x\na,y\n"])

@@ -1,8 +1,8 @@
 """The mistakes a user can make, one type for each kind.
 
 Each message names the file or value and the mend, in one or two lines. The command line
-prints it without a traceback and ends with exit status 2; anything else that is raised is
-a fault of ours and keeps its traceback.
+prints it without a traceback and ends with exit status 2, or 3 for a TryAgainError; anything
+else that is raised is a fault of ours and keeps its traceback.
 """
 
 
@@ -44,3 +44,19 @@ class DataError(UserError):
 
 class MemoryLimitError(UserError):
     """What was asked for needs more memory than there is, known before any of it is taken."""
+
+
+class DeliveryError(UserError):
+    """Kaggle refused something, or has something else than it should: a person must mend it."""
+
+
+class TryAgainError(DeliveryError):
+    """Kaggle could not be reached, or had no time: the same command goes on later."""
+
+
+class ResultsError(UserError):
+    """A file of evaluation results that is none, damaged, or made with other settings."""
+
+
+class BatchError(UserError):
+    """A batch's description that is wrong, or a folder that it cannot have."""

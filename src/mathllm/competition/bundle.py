@@ -1,12 +1,18 @@
 """The bundle that goes to Kaggle: laid out, sealed by a manifest, and verified.
 
-    build/datasets/source/     the package, dataset-metadata.json
-    build/datasets/weights/    backbone/, trm/, dataset-metadata.json
+    build/datasets/source/     the package
+    build/datasets/weights/    backbone/ (or backbone.json, if it is one of Kaggle's models), trm/
+    build/datasets/wheels/     packages that the image lacks, if any are locked
     build/kernel/              submission.ipynb, kernel-metadata.json
-    build/manifest.json        the SHA-256 sum of every file above
+    build/manifest.json        the SHA-256 sum of every file, and the bundle's identity
+
+Each dataset has dataset-metadata.json, which Kaggle keeps to itself, and contents.json with
+the sums of its other files. The sum of contents.json is the dataset's digest. Digests,
+notebook, the kernel's metadata and parameters give the identity; the vendored notebook
+carries it and the digests.
 
 Knows folders, sums and how to leave nothing half-written. Knows nothing of what the files
-mean (contents.py does) or of Kaggle's client. The same inputs give the same bytes: names are
+mean (draft.py does) or of Kaggle's client. The same inputs give the same bytes: names are
 sorted, and no time and no path of this machine goes in.
 """
 
@@ -15,55 +21,68 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mathllm.competition import contents
-from mathllm.competition.settings import CURRENT
+from mathllm.competition import attached, audit
+from mathllm.competition.draft import (
+    DATASET_METADATA,
+    KERNEL,
+    KERNEL_METADATA,
+    NOTEBOOK,
+    SOURCE,
+    STAMP,
+    WEIGHTS,
+    WHEELS,
+    Draft,
+    Order,
+    draft,
+    to_json,
+)
+from mathllm.competition.injection import inject
 from mathllm.errors import BundleError
 from mathllm.files import digest as file_digest
 
+__all__ = ["KERNEL", "NOTEBOOK", "SOURCE", "WEIGHTS", "WHEELS", "Order", "describe", "vendor"]
+
 MANIFEST = "manifest.json"
-FORMAT = 1  # of the manifest; a reader refuses what it does not know
-SOURCE, WEIGHTS, KERNEL = "datasets/source", "datasets/weights", "kernel"
-DATASET_METADATA, KERNEL_METADATA = "dataset-metadata.json", "kernel-metadata.json"
-NOTEBOOK = "submission.ipynb"
+FORMAT = 2  # of the manifest; a reader refuses what it does not know
+MEND = "run `build.py vendor` again"
 _CHUNK = 1 << 20  # bytes read at a time: backbones have gigabytes
 
 
 @dataclass(frozen=True)
-class Order:
-    """What to vendor, and for whom: `root` is the clone, `build` the folder to lay out."""
+class Description:
+    """A verified bundle: identity, digest of each dataset by part, the kernel's parameters
+    that are not the notebook's own, the model that stands for the backbone ("" without one),
+    and path -> SHA-256 sum."""
 
-    root: Path
-    weights: Path
-    build: Path
-    owner: str
-    title: str
-    accelerator: str
+    identity: str
+    digests: dict[str, str]
+    parameters: dict[str, Any]
+    model: str
+    sums: dict[str, str]
 
 
 def vendor(order: Order) -> dict[str, str]:
     """Lay the bundle out in `order.build`, in place of an older one; whole or not at all.
 
-    Returns path -> SHA-256 sum. Raises WeightsError, ParameterError, and BundleError for a
-    folder that holds anything else than a bundle.
+    Returns path -> SHA-256 sum. Raises WeightsError, ParameterError, and BundleError for what
+    must not be uploaded and for a folder that holds anything else than a bundle.
     """
     _check_place(order.build)
-    names = contents.placeholders(order.owner, order.title, order.accelerator, CURRENT.slug)
-    contents.check_weights(order.weights)
+    plan = draft(order)
     order.build.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{order.build.name}-", dir=order.build.parent))
     try:
-        sums = dict(_lay_out(order, names, staging))
-        _write_json(staging / MANIFEST, {"files": sums, "format": FORMAT})
+        manifest = _lay_out(plan, staging)
+        _write(to_json(manifest), staging / MANIFEST)
         staging.chmod(0o755)  # mkdtemp's is for the owner alone
         _swap(staging, order.build)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    return sums
+    return manifest["files"]
 
 
 def verify(build: Path) -> dict[str, str]:
@@ -71,35 +90,66 @@ def verify(build: Path) -> dict[str, str]:
 
     Raises BundleError that names the first file which changed, is missing, or is extra.
     """
-    path = build / MANIFEST
-    mend = "run `build.py vendor` again"
-    if not path.is_file():
-        raise BundleError(f"{build} holds no bundle: {MANIFEST} is missing; {mend}")
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        sums, version = dict(manifest["files"]), manifest["format"]
-    except (ValueError, KeyError, TypeError) as fault:
-        raise BundleError(f"{path} is not a manifest ({fault!r}): {mend}") from fault
-    if version != FORMAT:
-        raise BundleError(f"{path} has format {version}, this version reads {FORMAT}: {mend}")
-    found = {file.relative_to(build).as_posix() for file in build.rglob("*") if file.is_file()}
-    for name in sorted(found - {MANIFEST} | sums.keys()):
-        if name not in found:
-            raise BundleError(f"{build / name} is missing but stands in the manifest: {mend}")
-        if name not in sums:
-            raise BundleError(f"{build / name} is not in the manifest: remove it, or {mend}")
-        if (actual := file_digest(build / name)) != sums[name]:
-            raise BundleError(
-                f"{build / name} was changed after it was vendored (its SHA-256 is "
-                f"{actual[:12]}…, the manifest's {sums[name][:12]}…): {mend}"
-            )
-    return sums
+    return describe(build).sums
+
+
+def describe(build: Path) -> Description:
+    """What a bundle is, once it is found to be exactly what was vendored. Raises as verify."""
+    manifest = _read_manifest(build)
+    _check_files(build, manifest["files"])
+    return Description(
+        identity=manifest["identity"],
+        digests=manifest["datasets"],
+        parameters=manifest["parameters"],
+        model=next(iter(read_metadata(build, KERNEL).get("model_sources", [])), ""),
+        sums=manifest["files"],
+    )
 
 
 def read_metadata(build: Path, part: str) -> dict[str, Any]:
-    """The metadata of SOURCE, WEIGHTS or KERNEL of a verified bundle."""
+    """The metadata of SOURCE, WEIGHTS, WHEELS or KERNEL of a verified bundle."""
     name = KERNEL_METADATA if part == KERNEL else DATASET_METADATA
     return json.loads((build / part / name).read_text(encoding="utf-8"))
+
+
+def injected(build: Path) -> dict[str, Any]:
+    """The parameters that a verified bundle's notebook carries, the stamp among them.
+
+    Whoever runs the notebook by papermill gives them again: it replaces the cell.
+    """
+    manifest = _read_manifest(build)
+    metadata = {part: read_metadata(build, part) for part in manifest["datasets"]}
+    return _values(manifest["identity"], manifest["datasets"], metadata, manifest["parameters"])
+
+
+def _read_manifest(build: Path) -> dict[str, Any]:
+    path = build / MANIFEST
+    if not path.is_file():
+        raise BundleError(f"{build} holds no bundle: {MANIFEST} is missing; {MEND}")
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        version = manifest["format"]
+    except (ValueError, KeyError, TypeError) as fault:
+        raise BundleError(f"{path} is not a manifest ({fault!r}): {MEND}") from fault
+    if version != FORMAT:
+        raise BundleError(f"{path} has format {version}, this version reads {FORMAT}: {MEND}")
+    if lacking := {"files", "identity", "datasets", "parameters"} - manifest.keys():
+        raise BundleError(f"{path} is not a manifest (no {min(lacking)}): {MEND}")
+    return manifest
+
+
+def _check_files(build: Path, sums: dict[str, str]) -> None:
+    found = {file.relative_to(build).as_posix() for file in build.rglob("*") if file.is_file()}
+    for name in sorted(found - {MANIFEST} | sums.keys()):
+        if name not in found:
+            raise BundleError(f"{build / name} is missing but stands in the manifest: {MEND}")
+        if name not in sums:
+            raise BundleError(f"{build / name} is not in the manifest: remove it, or {MEND}")
+        if (actual := file_digest(build / name)) != sums[name]:
+            raise BundleError(
+                f"{build / name} was changed after it was vendored (its SHA-256 is "
+                f"{actual[:12]}…, the manifest's {sums[name][:12]}…): {MEND}"
+            )
 
 
 def _check_place(build: Path) -> None:
@@ -113,53 +163,75 @@ def _check_place(build: Path) -> None:
         )
 
 
-def _lay_out(order: Order, names: dict[str, str], staging: Path) -> Iterator[tuple[str, str]]:
-    """Write every file of the bundle; yields (path, SHA-256 sum) of each."""
-    parts = {
-        SOURCE: contents.source_files(order.root),
-        WEIGHTS: contents.weight_files(order.weights),
-        KERNEL: [(NOTEBOOK, order.root / "kernel" / NOTEBOOK)],
+def _lay_out(plan: Draft, staging: Path) -> dict[str, Any]:
+    """Write every file of the bundle; returns the content of its manifest."""
+    sums: dict[str, str] = {}
+
+    def put(name: str, content: Path | bytes) -> str:
+        sums[name] = _write(content, staging / name)
+        return sums[name]
+
+    digests = {}
+    for part, files in plan.datasets.items():
+        listed = {}
+        for name, content in files:
+            found = put(f"{part}/{name}", content)
+            listed[name] = found, (staging / part / name).stat().st_size
+        digests[part] = put(f"{part}/{attached.CONTENTS}", to_json(attached.listing(listed)))
+        put(f"{part}/{DATASET_METADATA}", to_json(plan.metadata[part]))
+    notebook = plan.notebook.read_text(encoding="utf-8")
+    identity = _identity(plan, notebook, digests)
+    vendored = inject(notebook, _values(identity, digests, plan.metadata, plan.parameters))
+    audit.check_notebook(plan.notebook, vendored)
+    put(f"{KERNEL}/{NOTEBOOK}", vendored.encode())
+    put(f"{KERNEL}/{KERNEL_METADATA}", to_json(plan.metadata[KERNEL]))
+    return {
+        "files": sums,
+        "format": FORMAT,
+        "identity": identity,
+        "datasets": digests,
+        "parameters": plan.parameters,
     }
-    for part, files in parts.items():
-        for name, file in files:
-            if not file.is_file():
-                raise BundleError(f"{file} is missing: restore it")
-            yield f"{part}/{name}", _copy(file, staging / part / name)
-    for part in (SOURCE, WEIGHTS):
-        template = order.root / "datasets_meta" / Path(part).name / DATASET_METADATA
-        metadata = contents.dataset_metadata(template, names)
-        yield (
-            f"{part}/{DATASET_METADATA}",
-            _write_json(staging / part / DATASET_METADATA, metadata),
-        )
-    metadata = contents.kernel_metadata(order.root / "kernel" / KERNEL_METADATA, names)
-    yield (
-        f"{KERNEL}/{KERNEL_METADATA}",
-        _write_json(staging / KERNEL / KERNEL_METADATA, metadata),
-    )
 
 
-def _copy(source: Path, target: Path) -> str:
-    """Copy the content (not times or modes) and return its SHA-256 sum."""
+def _identity(plan: Draft, notebook: str, digests: dict[str, str]) -> str:
+    """One sum for all that makes the kernel's run what it is."""
+    makes = {
+        "datasets": digests,
+        "notebook": hashlib.sha256(notebook.encode()).hexdigest(),
+        "metadata": plan.metadata[KERNEL],
+        "parameters": plan.parameters,
+    }
+    return hashlib.sha256(to_json(makes)).hexdigest()
+
+
+def _values(
+    identity: str,
+    digests: dict[str, str],
+    metadata: dict[str, dict[str, Any]],
+    parameters: dict[str, Any],
+) -> dict[str, Any]:
+    """What is injected into the notebook: the user's parameters, and the stamp."""
+    slugs = {metadata[part]["id"].partition("/")[2]: found for part, found in digests.items()}
+    return {**parameters, STAMP: attached.stamp(identity, dict(sorted(slugs.items())))}
+
+
+def _write(content: Path | bytes, target: Path) -> str:
+    """Write content, or copy that of a file (not times or modes); returns its SHA-256 sum."""
     target.parent.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256()
-    with source.open("rb") as reader, target.open("xb") as writer:
-        while chunk := reader.read(_CHUNK):
-            digest.update(chunk)
-            writer.write(chunk)
+    with target.open("xb") as writer:
+        if isinstance(content, bytes):
+            digest.update(content)
+            writer.write(content)
+        else:
+            with content.open("rb") as reader:
+                while chunk := reader.read(_CHUNK):
+                    digest.update(chunk)
+                    writer.write(chunk)
         writer.flush()
         os.fsync(writer.fileno())
     return digest.hexdigest()
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> str:
-    data = (json.dumps(content, indent=2, sort_keys=True) + "\n").encode()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("xb") as writer:
-        writer.write(data)
-        writer.flush()
-        os.fsync(writer.fileno())
-    return hashlib.sha256(data).hexdigest()
 
 
 def _swap(staging: Path, build: Path) -> None:

@@ -8,21 +8,22 @@ import json
 import re
 import string
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mathllm.competition.trees import check_link, files_below, is_hidden
 from mathllm.errors import BundleError, ParameterError, WeightsError
 
 # Names of Kaggle's `machine_shape`; "none" is a CPU notebook.
 ACCELERATORS = ("NvidiaH100", "NvidiaL4", "NvidiaTeslaP100", "NvidiaTeslaT4", "none")
-# Formats that hold no code: a pickle among the weights stays behind.
+# Formats that hold no code; what else lies beside the weights, such as a README, stays behind.
 WEIGHT_SUFFIXES = frozenset({".json", ".safetensors", ".txt", ".jinja", ".model"})
 # What the notebooks read when they run on Kaggle, and the licence.
 BESIDE_THE_PACKAGE = ("LICENSE", "assets/problems.csv", "assets/reserved.txt")
 
 # Kaggle's limits, in characters, both ends included.
-DATASET_TITLE, DATASET_SUBTITLE, DATASET_SLUG = (6, 50), (20, 80), (3, 50)
+DATASET_TITLE, DATASET_SUBTITLE, DATASET_SLUG = (6, 50), (20, 80), (6, 50)
 KERNEL_TITLE = (5, 50)
 _OWNER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
@@ -32,25 +33,21 @@ def source_files(root: Path) -> Iterator[tuple[str, Path]]:
     package = root / "src" / "mathllm"
     if not (package / "__init__.py").is_file():
         raise BundleError(f"{package} is no package: run build.py from its clone")
-    for path in sorted(package.rglob("*.py")):
-        if not _hidden(path, package):
+    for path in files_below(package, package):
+        if path.suffix == ".py" and not is_hidden(path, package):
             yield f"mathllm/{path.relative_to(package).as_posix()}", path
     for name in BESIDE_THE_PACKAGE:
+        check_link(root / name, root)
         yield name, root / name
 
 
-def weight_files(weights: Path) -> Iterator[tuple[str, Path]]:
-    """(path in the weights dataset, file) of `backbone/` and `trm/`."""
-    for part in ("backbone", "trm"):
-        for path in sorted((weights / part).rglob("*")):
+def weight_files(weights: Path, parts: Sequence[str]) -> Iterator[tuple[str, Path]]:
+    """(path in the weights dataset, file) of `backbone/`, `trm/`, or both."""
+    for part in parts:
+        for path in files_below(weights / part, weights):
             wanted = path.suffix in WEIGHT_SUFFIXES or path.name == "LICENSE"
-            if path.is_file() and wanted and not _hidden(path, weights):
+            if wanted and not is_hidden(path, weights):
                 yield path.relative_to(weights).as_posix(), path
-
-
-def _hidden(path: Path, root: Path) -> bool:
-    """Whether the path below `root` has a part such as .cache: editors and tools put it there."""
-    return any(part.startswith(".") for part in path.relative_to(root).parts)
 
 
 def check_weights(weights: Path) -> None:
@@ -141,7 +138,7 @@ def _template(path: Path, names: Mapping[str, str]) -> dict[str, Any]:
         raise BundleError(f"{path} is not a metadata template ({fault}): restore it") from fault
 
 
-def dataset_metadata(path: Path, names: Mapping[str, str]) -> dict[str, Any]:
+def dataset_metadata(path: Path, names: Mapping[str, str], private: bool) -> dict[str, Any]:
     """A dataset's template filled in. Raises BundleError beyond one of Kaggle's limits."""
     metadata = _template(path, names)
     limits = {
@@ -156,10 +153,22 @@ def dataset_metadata(path: Path, names: Mapping[str, str]) -> dict[str, Any]:
             )
     if len(metadata.get("licenses", [])) != 1:
         raise BundleError(f"{path}: Kaggle takes exactly one licence, name one in 'licenses'")
-    return metadata
+    return metadata | {"isPrivate": private}
 
 
-def kernel_metadata(path: Path, names: Mapping[str, str]) -> dict[str, Any]:
-    """The kernel's template filled in; without an accelerator it asks for no GPU."""
+def kernel_metadata(
+    path: Path, names: Mapping[str, str], datasets: Collection[str], model: str, private: bool
+) -> dict[str, Any]:
+    """The kernel's template filled in; without an accelerator it asks for no GPU.
+
+    Of its datasets those in `datasets` are attached: one that is not vendored is not on Kaggle.
+    """
     metadata = _template(path, names)
-    return metadata | {"enable_gpu": bool(names["accelerator"])}
+    if lost := set(datasets) - set(metadata["dataset_sources"]):
+        raise BundleError(f"{path}: {min(lost)} is not in 'dataset_sources': restore it there")
+    return metadata | {
+        "is_private": private,
+        "enable_gpu": bool(names["accelerator"]),
+        "dataset_sources": [name for name in metadata["dataset_sources"] if name in datasets],
+        "model_sources": [model] if model else [],
+    }

@@ -18,7 +18,8 @@ RERUN_VARIABLE = "KAGGLE_IS_COMPETITION_RERUN"
 KAGGLE_INPUT = Path("/kaggle/input")
 KAGGLE_WORKING = Path("/kaggle/working")
 
-WEIGHTS_SLUG = "mathllm-weights"  # of the dataset that build.py vendors
+# Of the datasets that build.py vendors.
+WEIGHTS_SLUG, WHEELS_SLUG = "mathllm-weights", "mathllm-wheels"
 
 Kind = Literal["competitions", "datasets", "models", "notebooks"]
 
@@ -70,8 +71,12 @@ def find_input(kind: Kind, slug: str, owner: str | None = None) -> Path | None:
 
 
 def find_dataset(slug: str, owner: str | None = None) -> Path | None:
-    """The folder of a vendored dataset, None where it is not attached."""
-    return find_input("datasets", slug, owner)
+    """The folder of a vendored dataset, None where it is not attached.
+
+    Kaggle may unpack a zip that was uploaded on its page into a folder of the zip's name.
+    """
+    folder = find_input("datasets", slug, owner)
+    return folder / slug if folder is not None and (folder / slug).is_dir() else folder
 
 
 def find_competition() -> Path | None:

@@ -24,6 +24,7 @@ from mathllm.competition.scorecard import Run
 from mathllm.competition.settings import CURRENT
 from mathllm.competition.stage import set_stage
 from mathllm.data.problems import read_problems
+from mathllm.errors import BundleError
 from mathllm.notebooks import export_html
 from mathllm.parameters import parse_parameters, read_declarations
 
@@ -36,7 +37,9 @@ class Rehearsal:
     """What to rehearse. `seed` None leaves the notebook's own; `mode` None takes the best.
 
     `known` is a file of problems whose answers count where `problems` has none. `parameters`
-    are the kernel's own, as (name, text) pairs.
+    are the kernel's own, as (name, text) pairs. `backbone` is the folder that stands for
+    Kaggle's model, if the bundle names one; `competition` has the competition's files, whose
+    evaluation package the kernel then uses.
     """
 
     build: Path
@@ -47,6 +50,8 @@ class Rehearsal:
     keep: bool = False
     mode: Mode | None = None
     parameters: Sequence[tuple[str, str]] = ()
+    backbone: Path | None = None
+    competition: Path | None = None
 
 
 def rehearse(order: Rehearsal, say: Callable[[str], None] = print) -> bool:
@@ -71,12 +76,16 @@ def staged(
 ) -> Iterator[tuple[sessions.Play, dict[str, int]]]:
     """A stage with what was vendored, ready to play on, and the answers that are known."""
     problems = read_problems(order.problems)
-    bundle.verify(order.build)
+    if order.competition is not None and not order.competition.is_dir():
+        raise BundleError(f"no folder {order.competition}: give one with the competition's files")
+    _check_backbone(order, bundle.describe(order.build).model)
     notebook = order.build.resolve() / bundle.KERNEL / bundle.NOTEBOOK
     parse_parameters(order.parameters, read_declarations(notebook))
     folder = Path(tempfile.mkdtemp(prefix="mathllm-rehearsal-"))
     try:
-        stage = set_stage(folder, order.build.resolve(), order.problems)
+        stage = set_stage(
+            folder, order.build.resolve(), order.problems, order.backbone, order.competition
+        )
         with Isolation(folder / "isolation", [WORKING_TREE], order.mode) as isolation:
             say(f"{len(problems)} problems, network: {DESCRIPTION[isolation.mode]}")
             source = bundle.read_metadata(order.build, bundle.SOURCE)["id"]
@@ -89,6 +98,7 @@ def staged(
                 seed=order.seed,
                 say=say,
                 parameters=dict(order.parameters),
+                vendored=bundle.injected(order.build),
             )
             yield play, truth_of(problems, order.known)
         if order.keep:
@@ -96,6 +106,22 @@ def staged(
     finally:
         if not order.keep:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check_backbone(order: Rehearsal, model: str) -> None:
+    """A folder is given for the bundle's model, and only for one."""
+    if order.backbone is None:
+        if model:
+            raise BundleError(
+                f"{order.build} takes its backbone from Kaggle's model {model}: give a folder with "
+                "that model's files, --backbone FOLDER"
+            )
+    elif not model:
+        raise BundleError(f"{order.build} has a backbone of its own: leave --backbone out")
+    elif not (order.backbone / "config.json").is_file():
+        raise BundleError(
+            f"{order.backbone} is no model: config.json is missing; give the folder that has it"
+        )
 
 
 def truth_of(problems: pl.DataFrame, known: Path | None) -> dict[str, int]:

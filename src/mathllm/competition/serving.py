@@ -5,22 +5,26 @@ becomes an answer (submission.py), or of the wire.
 """
 
 import importlib
+import logging
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mathllm.competition import faults, paths
+from mathllm.competition import attached, faults, installed, paths, reference
 from mathllm.competition.journal import NAME, Journal, is_unfinished, warnings_to
 from mathllm.competition.listener import InferenceServer
 from mathllm.competition.settings import CURRENT
 from mathllm.competition.submission import Submission, cause_of
-from mathllm.solving import Budget, EngineSettings, Solver, SolverSettings, load_solver
+from mathllm.solving import Budget, EngineSettings, Solver, SolverSettings, load_solver, mathematics
 
 __all__ = ["Submission", "serve"]
+
+_log = logging.getLogger(__name__)
 
 
 def serve(
@@ -28,24 +32,48 @@ def serve(
     settings: SolverSettings,
     budget: Budget,
     engine: EngineSettings | None = None,
+    bundle: str = "",
 ) -> Submission:
     """Serve until the end in a rerun; play the gateway over test.csv in a commit run.
 
-    `weights` is as paths.locate_weights takes it. In a commit run the first fault is raised
-    as it is; in a rerun only what keeps the server from listening (PortError), or the early
-    end of our gateway (GatewayGoneError).
+    `weights` is as paths.locate_weights takes it, `bundle` what the notebook was vendored
+    with (attached.stamp), "" if it was not. In a commit run the first fault is raised as it
+    is; in a rerun only what keeps the server from listening (PortError), or the early end of
+    our gateway (GatewayGoneError).
     """
     rerun = paths.is_rerun()
     test_file = None if rerun else paths.find_competition_file(CURRENT.test_file)
     path = paths.working_dir() / NAME
     journal = Journal(path, restarted=rerun and is_unfinished(path, CURRENT.cpu_hours))
-    journal.write("start", pid=os.getpid(), package=str(Path(__file__).parents[1]), rerun=rerun)
-    submission = Submission(
-        lambda: _load_solver(weights, settings, engine, strict=not rerun), budget, journal, rerun
+    journal.write(
+        "start",
+        pid=os.getpid(),
+        package=str(Path(__file__).parents[1]),
+        rerun=rerun,
+        bundle=bundle.partition(" ")[0],
     )
     with warnings_to(journal):
+        with _survived(rerun):
+            attached.check(bundle)
+        submission = Submission(
+            lambda: _load_solver(weights, settings, engine, journal, strict=not rerun),
+            budget,
+            journal,
+            rerun,
+        )
         _run(submission, test_file)
     return submission
+
+
+@contextmanager
+def _survived(rerun: bool) -> Iterator[None]:
+    """In a rerun, what is wrong with the bundle is a warning: it can be mended no more."""
+    try:
+        yield
+    except Exception as fault:
+        if not rerun:
+            raise
+        _log.warning("%s", cause_of(fault))
 
 
 def _run(submission: Submission, test_file: Path | None) -> None:
@@ -116,17 +144,32 @@ def _until_sigterm(wait: Callable[[], None]) -> str:
     return "the server ended"
 
 
+def _install_packages(journal: Journal) -> None:
+    """What the image lacks, from the wheels' dataset if there is one."""
+    if (dataset := paths.find_dataset(paths.WHEELS_SLUG)) is not None:
+        journal.write("wheels", **installed.install(dataset))
+
+
 def _load_solver(
-    weights: str, settings: SolverSettings, engine: EngineSettings | None, strict: bool
+    weights: str,
+    settings: SolverSettings,
+    engine: EngineSettings | None,
+    journal: Journal,
+    strict: bool,
 ) -> Solver:
+    with _survived(not strict):
+        _install_packages(journal)
     folder = paths.locate_weights(weights)
+    backbone = reference.find_backbone(folder, strict)
     # Here and not above: the kernel listens before torch is imported.
     import torch
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # a notebook keeps fragments of them
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    solver = load_solver(folder, settings, device, engine, strict, paths.working_dir())
+    log = paths.working_dir()
+    solver = load_solver(folder, settings, device, engine, strict, log, backbone)
+    journal.write("mathematics", package=mathematics.origin())
     if fault := os.environ.get(faults.VARIABLE):  # a rehearsal's, never set on Kaggle
         faults.inject(fault, solver)
     return solver

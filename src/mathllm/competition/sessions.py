@@ -21,8 +21,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-
 from mathllm.competition import faults
 from mathllm.competition.gateway import RESULT_FILE
 from mathllm.competition.isolation import Isolation
@@ -30,6 +28,9 @@ from mathllm.competition.journal import NAME, read_journal, votes_text
 from mathllm.competition.scorecard import Run
 from mathllm.competition.settings import CURRENT
 from mathllm.competition.stage import Stage, session_environment
+from mathllm.competition.submitted import read_submission
+from mathllm.errors import ProblemFileError
+from mathllm.parameters import parse_parameters, read_declarations
 
 POLL_SECONDS = 0.1
 END_SECONDS = 30  # for a process to end after SIGTERM, before it is killed
@@ -47,7 +48,8 @@ class RunError(Exception):
 class Play:
     """What every run of one rehearsal shares. `problems` are their ids, `source` the package.
 
-    `parameters` are the kernel's own for these runs, `fault` one of faults.FAULTS to inject.
+    `parameters` are the kernel's own for these runs, in place of those that the notebook was
+    `vendored` with; `fault` is one of faults.FAULTS to inject.
     """
 
     stage: Stage
@@ -59,6 +61,7 @@ class Play:
     say: Callable[[str], None]
     parameters: Mapping[str, str] = field(default_factory=dict)
     fault: str | None = None
+    vendored: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,9 @@ class Follower:
                 self._run.listening_seconds = event["time"] - self._started
                 self.port = event["port"]
                 say(f"  listening after {self._run.listening_seconds:.1f} s ({event['package']})")
+            case "wheels":
+                if event["installed"]:
+                    say(f"  installed from wheels: {', '.join(event['installed'])}")
             case "loaded":
                 say(f"  solver loaded in {event['seconds']:.1f} s")
             case "fault":
@@ -174,9 +180,11 @@ def _kernel(play: Play, run: Run, rerun: bool) -> Iterator[tuple[Process, Follow
     parameters = dict(play.parameters)
     if play.seed is not None:
         parameters["seed"] = str(play.seed)
-    given = [word for pair in parameters.items() for word in ("-p", *pair)]
+    given = parse_parameters(parameters.items(), read_declarations(play.notebook))
+    # As YAML, which JSON is: papermill would take a text such as "7" for a number.
+    values = json.dumps({**play.vendored, **given})
     command = [
-        *(sys.executable, "-m", "papermill", "-k", "python3", *given),
+        *(sys.executable, "-m", "papermill", "-k", "python3", "-y", values),
         *("--log-output", "--no-progress-bar", "--cwd", str(working)),
         *(str(play.notebook), str(run.notebook)),
     ]
@@ -283,16 +291,13 @@ def _check(play: Play, run: Run, working: Path) -> None:
     if not path.is_file():
         raise RunError(f"no {CURRENT.submission_file} was written{_result(working)}")
     run.submission = path
-    rows = pl.read_parquet(path)
-    wanted = [CURRENT.id_column, CURRENT.answer_column]
-    if rows.columns != wanted:
-        raise RunError(
-            f"{CURRENT.submission_file} has columns {rows.columns}, it must have {wanted}"
-        )
-    ids, answers = ([str(value) for value in rows[name]] for name in wanted)
-    if sorted(ids) != sorted(play.problems):
-        raise RunError(f"{CURRENT.submission_file} has {len(ids)} rows, not one for each problem")
-    run.submitted = {id_: int(answer) for id_, answer in zip(ids, answers, strict=True)}
+    try:
+        run.submitted = read_submission(path)
+    except ProblemFileError as fault:
+        raise RunError(str(fault)) from fault
+    if sorted(run.submitted) != sorted(play.problems):
+        rows = len(run.submitted)
+        raise RunError(f"{CURRENT.submission_file} has {rows} rows, not one for each problem")
 
 
 def _result(working: Path) -> str:

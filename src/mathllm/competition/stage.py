@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mathllm.competition import bundle
+from mathllm.competition.reference import mount_point
 from mathllm.competition.settings import CURRENT
 
+_KEPT_BY_KAGGLE = bundle.DATASET_METADATA  # not among the files that a notebook sees
 # Of the user's variables: credentials, other Pythons' paths, and what this project sets itself.
 _LEFT_OUT = ("KAGGLE_", "MATHLLM_", "PYTHON", "HF_", "HUGGING", "JUPYTER_", "IPYTHON", "PAPERMILL_")
 
@@ -35,6 +37,10 @@ class Stage:
         """Where a dataset's files stand; `identifier` is owner/slug."""
         return self.input_root / "datasets" / identifier
 
+    def model(self, handle: str) -> Path:
+        """Where a model's files stand."""
+        return self.input_root / "models" / mount_point(handle)
+
     def working(self, name: str) -> Path:
         """A new, empty working folder."""
         folder = self.folder / "working" / name
@@ -42,24 +48,45 @@ class Stage:
         return folder
 
 
-def set_stage(folder: Path, build: Path, problems: Path) -> Stage:
-    """Lay out the input root from a verified bundle and a file of problems, nothing else."""
+def set_stage(
+    folder: Path,
+    build: Path,
+    problems: Path,
+    backbone: Path | None = None,
+    competition: Path | None = None,
+) -> Stage:
+    """Lay out the input root from a verified bundle and a file of problems, nothing else but
+
+    `backbone`, the files of the model that the bundle names, if it names one, and those of
+    `competition`, apart from its own test file.
+    """
     stage = Stage(folder)
-    source = stage.dataset(bundle.read_metadata(build, bundle.SOURCE)["id"])
-    weights = stage.dataset(bundle.read_metadata(build, bundle.WEIGHTS)["id"])
-    # Kaggle keeps the metadata file to itself.
-    shutil.copytree(
-        build / bundle.SOURCE, source, ignore=shutil.ignore_patterns(bundle.DATASET_METADATA)
-    )
-    # A backbone may have many gigabytes, so its folders are linked, not copied.
-    weights.mkdir(parents=True)
-    for part in sorted((build / bundle.WEIGHTS).iterdir()):
-        if part.is_dir():
-            (weights / part.name).symlink_to(part.resolve(), target_is_directory=True)
+    for dataset in sorted((build / bundle.SOURCE).parent.iterdir()):
+        part = dataset.relative_to(build).as_posix()
+        target = stage.dataset(bundle.read_metadata(build, part)["id"])
+        if part == bundle.WEIGHTS:
+            _link(dataset, target)
+        else:
+            shutil.copytree(dataset, target, ignore=shutil.ignore_patterns(_KEPT_BY_KAGGLE))
+    for handle in bundle.read_metadata(build, bundle.KERNEL)["model_sources"]:
+        target = stage.model(handle)
+        target.parent.mkdir(parents=True)
+        target.symlink_to(backbone.resolve(), target_is_directory=True)
     stage.test_file.parent.mkdir(parents=True)
+    for file in sorted(competition.iterdir()) if competition else []:
+        if file.name != stage.test_file.name:
+            (stage.test_file.parent / file.name).symlink_to(file.resolve(), file.is_dir())
     # The file as it is: with answers, if it has them, as the real gateway sends reference.csv's.
     shutil.copyfile(problems, stage.test_file)
     return stage
+
+
+def _link(dataset: Path, target: Path) -> None:
+    """A dataset whose folders may have many gigabytes: linked, not copied."""
+    target.mkdir(parents=True)
+    for part in sorted(dataset.iterdir()):
+        if part.name != _KEPT_BY_KAGGLE:
+            (target / part.name).symlink_to(part.resolve(), target_is_directory=part.is_dir())
 
 
 def session_environment(

@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from mathllm.trm import RecursiveLM
 
 
-def load_model(weights: Path, device: str = "cpu") -> "RecursiveLM":
+def load_model(weights: Path, device: str = "cpu", backbone: Path | None = None) -> "RecursiveLM":
     """Backbone and TRM for decoding, in the precision that the device is best at.
 
-    `weights` holds `backbone/` (with its tokenizer) and `trm/`. Raises WeightsError for a
-    folder that is missing, incomplete or corrupt, or whose TRM was trained for another
-    backbone.
+    `weights` holds `backbone/` (with its tokenizer), unless `backbone` is another folder for
+    it, and `trm/`. Raises WeightsError for a folder that is missing, incomplete or corrupt, or
+    whose TRM was trained for another backbone.
     """
     if not weights.is_dir():
         raise WeightsError(f"no weights folder {weights}: give one that holds backbone/ and trm/")
@@ -33,16 +33,16 @@ def load_model(weights: Path, device: str = "cpu") -> "RecursiveLM":
     from mathllm.trm.precision import best_dtype
 
     dtype = best_dtype(device)
-    backbone = load_backbone(weights / "backbone", device, dtype)
-    return load_checkpoint(backbone, weights / "trm", dtype)
+    loaded = load_backbone(backbone or weights / "backbone", device, dtype)
+    return load_checkpoint(loaded, weights / "trm", dtype)
 
 
-def _untrained(weights: Path, device: str) -> "RecursiveLM":
+def _untrained(folder: Path, device: str) -> "RecursiveLM":
     """The backbone with a TRM that changes nothing. Raises WeightsError without a backbone."""
     from mathllm.trm import RecursiveLM, TRMConfig, load_backbone
     from mathllm.trm.precision import best_dtype
 
-    backbone = load_backbone(weights / "backbone", device, best_dtype(device))
+    backbone = load_backbone(folder, device, best_dtype(device))
     return RecursiveLM(backbone, TRMConfig.for_backbone(backbone.config))
 
 
@@ -80,6 +80,7 @@ def load_solver(
     engine: EngineSettings | None = None,
     strict: bool = True,
     log: Path = Path(),
+    backbone: Path | None = None,
 ) -> Solver:
     """A solver that decodes with the weights in a folder; see load_model.
 
@@ -96,15 +97,15 @@ def load_solver(
     engine = engine or EngineSettings()
     load_fault = None
     try:
-        model = load_model(weights, device)
+        model = load_model(weights, device, backbone)
         decoder = Decoder(model, graphs=None if engine.cuda_graphs else False)
     except WeightsError as fault:
         if strict:
             raise
-        model = _untrained(weights, device)
+        model = _untrained(backbone or weights / "backbone", device)
         decoder = BackboneDecoder(model)
         load_fault = f"{fault}; the plain backbone answers"
-    tokenizer = load_tokenizer(weights / "backbone")
+    tokenizer = load_tokenizer(backbone or weights / "backbone")
     main, spare = decoder, BackboneDecoder(model)
     if engine.endpoint:
         try:

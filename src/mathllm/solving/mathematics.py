@@ -42,6 +42,12 @@ def available() -> bool:
     return not _worker.unusable and importlib.util.find_spec("math_verify") is not None
 
 
+def origin() -> str | None:
+    """Folder that math-verify comes from, None where it is not available."""
+    found = importlib.util.find_spec("math_verify") if available() else None
+    return str(Path(found.origin).parent) if found else None
+
+
 def integer_of(latex: str, seconds: float = 2.0) -> int | None:
     """The integer that an expression equals exactly; None where it equals none, or none is
     found within `seconds`, or math-verify is not installed.

@@ -1,0 +1,141 @@
+"""What a bundle is refused for before it exists: each refusal names the file and the mend.
+
+Knows Kaggle's limits on datasets and notebooks, what must not be uploaded, and that what is
+imported must be there. Knows nothing of how a bundle is laid out, or of Kaggle's metadata
+(contents.py).
+"""
+
+import json
+from collections.abc import Callable, Collection, Iterable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+from mathllm.competition import imports, leaks
+from mathllm.competition.trees import files_below, is_hidden
+from mathllm.errors import BundleError
+
+# kaggle.com/docs/datasets, technical specifications: 200 GB for a dataset, and as much for
+# all private ones together; 50 files in a dataset's top folder.
+DATASET_BYTES = 200 * 10**9
+TOP_FILES = 50
+# Kaggle publishes no figure. Sources of about a megabyte are refused when they are saved, and
+# tools that push kernels stop at 0.9 to 1 MB.
+NOTEBOOK_BYTES = 1_000_000
+NAME_BYTES = 255  # of a part of a path: a file system's limit, Kaggle's too
+
+Files = Iterable[tuple[str, Path | bytes]]
+Content = TypeVar("Content")
+
+
+def check_tree(folder: Path, tree: Path, weights: bool = False) -> None:
+    """Refuse private files, links out of `tree`, and, among `weights`, pickles.
+
+    Also those that would stay behind: whoever put them there believes that they are used.
+    """
+    for path in files_below(folder, tree):
+        if leaks.private_name(path):
+            raise BundleError(
+                f"{path} looks like credentials by its name: keep it outside of what is vendored"
+            )
+        if weights and not is_hidden(path, tree) and _read(path, leaks.is_pickle):
+            raise BundleError(
+                f"{path} is a pickle, which runs code when it is loaded: convert it to "
+                "safetensors (save_pretrained writes that), or remove it"
+            )
+
+
+def check_files(files: Files) -> None:
+    """Refuse credentials in the files of a dataset, names and sizes that Kaggle has no place
+    for, and files that cannot be read."""
+    total, top = 0, set()
+    for name, file in files:
+        _check_name(name, file)
+        top.add(name.partition("/")[0])
+        if isinstance(file, bytes):
+            total += len(file)
+            continue
+        if not file.is_file():
+            raise BundleError(f"{file} is missing: restore it")
+        size = file.stat().st_size
+        total += size
+        if total > DATASET_BYTES:
+            raise BundleError(
+                f"{file} makes a dataset of more than {DATASET_BYTES / 1e9:.0f} GB, Kaggle's most: "
+                "use a smaller backbone, or name one of Kaggle's models with --model"
+            )
+        if size <= leaks.SCANNED:
+            _check_text(file, _read(file, Path.read_bytes))
+    if len(top) >= TOP_FILES:  # the list of contents is one more
+        raise BundleError(
+            f"{min(top)} is one of {len(top)} files of a dataset's top folder, Kaggle takes "
+            f"{TOP_FILES}: put them into a folder"
+        )
+
+
+def check_notebook(path: Path, text: str) -> None:
+    """Refuse a notebook with credentials or outputs, or beyond Kaggle's size."""
+    if (size := len(text.encode())) > NOTEBOOK_BYTES:
+        raise BundleError(
+            f"{path} has {size:,} bytes as it would be pushed, Kaggle takes {NOTEBOOK_BYTES:,}: "
+            "move code into src/ and data into assets/"
+        )
+    _check_text(path, text.encode())
+    for number, cell in enumerate(json.loads(text)["cells"], 1):
+        if cell.get("outputs") or cell.get("execution_count") is not None:
+            raise BundleError(
+                f"{path}: cell {number} has outputs: run `jupytext --to ipynb "
+                f"{path.with_suffix('.py').name}` beside it"
+            )
+
+
+def check_imports(
+    notebook: Path, source: Iterable[tuple[str, Path]], there: Collection[str]
+) -> None:
+    """Refuse what imports something that is neither in the source dataset nor in `there`,
+    the names of what Kaggle's image and the wheels have."""
+    files = [(name, path) for name, path in source if path.suffix == ".py"]
+    ours = {name.partition("/")[0] for name, _ in files}
+    beside: Mapping[Path, set[str]] = {path.parent: set() for _, path in files}
+    for _, path in files:
+        beside[path.parent].add(path.stem)
+    for _, path in files:
+        program = path.read_text(encoding="utf-8")
+        # Programs that run as a file, such as the sandbox's, import what is beside them.
+        siblings = ours | (beside[path.parent] if path.with_name("__main__.py").exists() else set())
+        if found := imports.missing(program, there, siblings):
+            raise _lacking(f"{path}:{found.line}", found.module)
+    for number, program in imports.cells(notebook.read_text(encoding="utf-8")):
+        if found := imports.missing(program, there, ours):
+            raise _lacking(f"{notebook}: cell {number}, line {found.line}", found.module)
+
+
+def _lacking(place: str, module: str) -> BundleError:
+    return BundleError(
+        f"{place} imports {module}, a missing dependency on Kaggle: run `build.py wheels` with "
+        "all packages that are needed, or name it in datasets_meta/wheels/image.txt if the image "
+        "has it"
+    )
+
+
+def _check_text(path: Path, data: bytes) -> None:
+    if found := leaks.secret_in(data):
+        line, kind = found
+        raise BundleError(f"{path}:{line} holds {kind}: take it out before anything is uploaded")
+
+
+def _check_name(name: str, file: Path | bytes) -> None:
+    """Refuse a name that Kaggle would change, so that its file was not found again."""
+    for part in name.split("/"):
+        bad = part != part.strip() or not part.isprintable() or "\\" in part
+        if bad or len(part.encode()) > NAME_BYTES:
+            raise BundleError(
+                f"{str(file)!r}: Kaggle does not take the name {part[:60]!r}; rename it, without "
+                f"signs that cannot be seen, spaces around it or \\, in {NAME_BYTES} bytes"
+            )
+
+
+def _read(path: Path, what: Callable[[Path], Content]) -> Content:
+    try:
+        return what(path)
+    except OSError as fault:
+        raise BundleError(f"{path} cannot be read ({fault.strerror}): mend that") from fault

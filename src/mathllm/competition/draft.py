@@ -1,0 +1,129 @@
+"""What a bundle is to hold, decided and audited before anything is written.
+
+Knows the clone's folders, and which file goes into which part of the bundle. Knows nothing
+of how a bundle is laid out and sealed (bundle.py).
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from packaging.utils import canonicalize_name
+
+from mathllm.competition import audit, closure, contents, reference, wheels
+from mathllm.competition.settings import CURRENT
+from mathllm.errors import ParameterError
+from mathllm.parameters import parse_parameters, read_declarations
+
+SOURCE, WEIGHTS, WHEELS = "datasets/source", "datasets/weights", "datasets/wheels"
+KERNEL = "kernel"
+NOTEBOOK = "submission.ipynb"
+DATASET_METADATA, KERNEL_METADATA = "dataset-metadata.json", "kernel-metadata.json"
+STAMP = "bundle"  # the kernel's parameter that says what it was vendored with
+CACHE = ".cache/wheels"  # in the clone
+
+
+@dataclass(frozen=True)
+class Order:
+    """What to vendor, and for whom: `root` is the clone, `build` the folder to lay out.
+
+    `private`: whether only the owner sees datasets and kernel. `model`: a handle of Kaggle's
+    for the backbone, which then is not in the bundle; `weights` must have it all the same, to
+    be checked. `parameters`: the kernel's, as (name, text) pairs. `wheels`: whether to bring
+    the packages that the image lacks.
+    """
+
+    root: Path
+    weights: Path
+    build: Path
+    owner: str
+    title: str
+    accelerator: str
+    private: bool = True
+    model: str = ""
+    parameters: Sequence[tuple[str, str]] = ()
+    wheels: bool = True
+
+
+@dataclass(frozen=True)
+class Draft:
+    """The files of each dataset as (path there, file or content), all metadata, the notebook."""
+
+    datasets: dict[str, list[tuple[str, Path | bytes]]]
+    metadata: dict[str, dict[str, Any]]
+    notebook: Path
+    parameters: dict[str, Any]
+
+
+def draft(order: Order) -> Draft:
+    """Raises WeightsError, ParameterError and BundleError for what must not be vendored."""
+    names = contents.placeholders(order.owner, order.title, order.accelerator, CURRENT.slug)
+    notebook = order.root / "kernel" / NOTEBOOK
+    parameters = _parameters(order, notebook)
+    source = list(contents.source_files(order.root))
+    audit.check_tree(order.root / "src" / "mathllm", order.root / "src" / "mathllm")
+    packages, there = _packages(order)
+    datasets = {
+        SOURCE: [*source],
+        WEIGHTS: _weights(order),
+        **({WHEELS: packages} if packages else {}),
+    }
+    for files in datasets.values():
+        audit.check_files(files)
+    audit.check_imports(notebook, source, there)
+    metadata = {part: _dataset_metadata(order, part, names) for part in datasets}
+    metadata[KERNEL] = contents.kernel_metadata(
+        order.root / "kernel" / KERNEL_METADATA,
+        names,
+        [metadata[part]["id"] for part in datasets],
+        order.model,
+        order.private,
+    )
+    return Draft(datasets, metadata, notebook, parameters)
+
+
+def to_json(content: Any) -> bytes:
+    """The one way in which a bundle writes JSON."""
+    return (json.dumps(content, indent=2, sort_keys=True) + "\n").encode()
+
+
+def _parameters(order: Order, notebook: Path) -> dict[str, Any]:
+    if any(name == STAMP for name, _ in order.parameters):
+        raise ParameterError(f"parameter {STAMP} is written by vendoring: leave it out")
+    return parse_parameters(order.parameters, read_declarations(notebook))
+
+
+def _weights(order: Order) -> list[tuple[str, Path | bytes]]:
+    parts = ("trm",) if order.model else ("backbone", "trm")
+    if order.model:
+        reference.check_handle(order.model)
+    for part in parts:
+        audit.check_tree(order.weights / part, order.weights, weights=True)
+    contents.check_weights(order.weights)
+    files: list[tuple[str, Path | bytes]] = [*contents.weight_files(order.weights, parts)]
+    if order.model:
+        described = reference.describe(order.model, order.weights / "backbone")
+        files.append((reference.REFERENCE, to_json(described)))
+    return files
+
+
+def _packages(order: Order) -> tuple[list[tuple[str, Path | bytes]], set[str]]:
+    """The files of the wheels' dataset, and the names of what can be imported on Kaggle."""
+    folder = order.root / "datasets_meta" / Path(WHEELS).name
+    lock, image = folder / wheels.LOCK, folder / closure.IMAGE
+    there: set[str] = {*closure.read_image(image)}
+    if not order.wheels:
+        return [], there
+    found = [closure.read_wheel(w) for w in wheels.download(lock, order.root / CACHE)]
+    closure.check_closure(found, image)
+    for wheel in found:
+        there |= wheel.modules | {canonicalize_name(wheel.name)}
+    files = [(wheel.path.name, wheel.path) for wheel in found]
+    return ([(wheels.LOCK, lock), *files] if files else []), there
+
+
+def _dataset_metadata(order: Order, part: str, names: dict[str, str]) -> dict[str, Any]:
+    template = order.root / "datasets_meta" / Path(part).name / DATASET_METADATA
+    return contents.dataset_metadata(template, names, order.private)

@@ -1,0 +1,112 @@
+"""Asking again: which answers of Kaggle are worth it, and how long to wait in between.
+
+Knows HTTP's statuses as the client raises them. Knows nothing of what is asked.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import requests
+import urllib3
+
+from mathllm.errors import TryAgainError
+
+Answer = TypeVar("Answer")
+
+TOO_MANY = 429
+_PASSING = frozenset({TOO_MANY, 500, 502, 503, 504})
+
+
+@dataclass(frozen=True)
+class Patience:
+    """Seconds: `poll` between two looks at something that takes long; `first` before asking
+    again after a failure, doubled each time; `longest` that a server may make us wait."""
+
+    poll: float = 15.0
+    first: float = 1.0
+    tries: int = 5
+    longest: float = 120.0
+
+
+def status_of(fault: Exception) -> int | None:
+    """The HTTP status that the client raised, None where there was no reply."""
+    response = getattr(fault, "response", None)
+    return None if response is None else response.status_code
+
+
+def is_passing(fault: Exception) -> bool:
+    """Whether the same question may get another answer later: no connection, or no time."""
+    lost = (requests.ConnectionError, requests.Timeout, urllib3.exceptions.HTTPError, OSError)
+    if isinstance(fault, requests.HTTPError):
+        return status_of(fault) in _PASSING
+    # A page for people where the client expects JSON: something stands in the way.
+    return isinstance(fault, (*lost, json.JSONDecodeError))
+
+
+def asked_for(fault: Exception) -> float | None:
+    """Seconds that the reply's Retry-After asks for, None where it names none."""
+    response = getattr(fault, "response", None)
+    text = "" if response is None else response.headers.get("Retry-After", "")
+    return float(text) if text.isdigit() else None
+
+
+def insist(
+    what: str,
+    ask: Callable[[], Answer],
+    patience: Patience,
+    say: Callable[[str], None],
+    settled: Callable[[], Answer | None] | None = None,
+) -> Answer:
+    """`ask()`, again where that may help. `what` names it to a person.
+
+    For a question that changes something, `settled` looks whether the change is there all
+    the same, since a reply can be lost after the work was done; then its value is the
+    answer and nothing is asked twice. Raises TryAgainError when patience is over, and
+    anything that asking again cannot mend as it is.
+    """
+    for number in range(1, patience.tries + 1):
+        try:
+            return ask()
+        except Exception as fault:
+            if not is_passing(fault):
+                raise
+            wait = asked_for(fault)
+            wait = patience.first * 2 ** (number - 1) if wait is None else wait
+            if wait > patience.longest:
+                raise TryAgainError(
+                    f"Kaggle asks to wait {wait / 60:.0f} minutes ({what}): repeat the command then"
+                ) from fault
+            if number == patience.tries:
+                raise TryAgainError(
+                    f"{reason(fault)} ({what}): repeat the command later, it goes on from here"
+                ) from fault
+            say(f"{what}: {reason(fault)}; again in {wait:g} s")
+            time.sleep(wait)
+            if settled is not None and (answer := _look(settled)) is not None:
+                return answer
+    raise AssertionError("unreachable: the last try returns or raises")
+
+
+def _look(settled: Callable[[], Answer | None]) -> Answer | None:
+    """None where the look itself fails in passing: then asking again finds out."""
+    try:
+        return settled()
+    except Exception as fault:
+        if is_passing(fault) or isinstance(fault, TryAgainError):
+            return None
+        raise
+
+
+def reason(fault: Exception) -> str:
+    """One line for a person."""
+    if isinstance(fault, json.JSONDecodeError):
+        return "Kaggle's reply is no reply of its API"
+    status = status_of(fault)
+    if status == TOO_MANY:
+        return "Kaggle has had too many requests (429)"
+    if status is not None:
+        return f"Kaggle has a fault of its own ({status})"
+    return "no connection to Kaggle"

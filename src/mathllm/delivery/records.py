@@ -1,0 +1,69 @@
+"""submissions.jsonl: which bytes got which score. One JSON object for each submission.
+
+ref, submitted, message          Kaggle's number of it, when, and what it is called there
+competition, kernel, version     what was submitted
+identity, manifest, datasets     the bundle: its identity, the sum of its manifest, and of
+                                 each dataset the digest
+parameters                       the kernel's that are not the notebook's own
+commit, changed                  git's commit, and whether files differed from it
+status, public_score, private_score, error
+"""
+
+import hashlib
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from mathllm.competition import bundle
+from mathllm.errors import DeliveryError
+
+
+def write(path: Path, record: dict[str, Any]) -> None:
+    """Add a submission, or put it in place of what stands there under its number."""
+    records = [record if old["ref"] == record["ref"] else old for old in read(path)]
+    if record not in records:
+        records.append(record)
+    part = path.with_name(f".{path.name}.part")
+    with part.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(one, sort_keys=True) + "\n" for one in records)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """All records, the oldest first. Raises DeliveryError that names a line that is none."""
+    if not path.is_file():
+        return []
+    records = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            records.append(json.loads(line))
+            records[-1]["ref"]
+        except (ValueError, KeyError, TypeError) as fault:
+            raise DeliveryError(f"{path}:{number} is no record of a submission: mend it") from fault
+    return records
+
+
+def origin(described: bundle.Description, build: Path, root: Path) -> dict[str, Any]:
+    """Where a bundle's bytes come from: identity, manifest, datasets, parameters, git's commit."""
+    return {
+        "identity": described.identity,
+        "manifest": hashlib.sha256((build / bundle.MANIFEST).read_bytes()).hexdigest(),
+        "datasets": {Path(name).name: digest for name, digest in described.digests.items()},
+        "model": described.model,
+        "parameters": described.parameters,
+        "commit": _git(root, "rev-parse", "HEAD"),
+        "changed": bool(_git(root, "status", "--porcelain", "--untracked-files=no")),
+    }
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    """What git says, None where there is no git or no repository."""
+    try:
+        ran = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True)
+    except OSError:
+        return None
+    return ran.stdout.strip() if ran.returncode == 0 else None

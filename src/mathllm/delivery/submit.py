@@ -1,0 +1,153 @@
+"""A finished version of the kernel as a submission, and its score as far as Kaggle tells.
+
+Knows that a day has few submissions: one is made only of a version whose commit run ended
+well and whose bundle is the local one, and never twice for the same version unasked.
+"""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mathllm.competition import bundle
+from mathllm.competition.settings import CURRENT
+from mathllm.delivery import records
+from mathllm.delivery.client import Kaggle
+from mathllm.delivery.place import Place
+from mathllm.delivery.push import Delivered, finish
+from mathllm.delivery.replies import COMPLETE, Submission
+from mathllm.errors import DeliveryError
+
+PENDING, ERROR = "pending", "error"
+
+
+@dataclass(frozen=True)
+class Submit:
+    """What to submit. `force` goes past a failed run or another bundle, `again` past a
+    submission of the same version; without `follow` the score is not waited for."""
+
+    build: Path
+    place: Place
+    root: Path
+    record: Path
+    message: str = ""
+    force: bool = False
+    again: bool = False
+    follow: bool = True
+
+
+def submit(kaggle: Kaggle, order: Submit) -> Submission | None:
+    """Submit the kernel's newest version and follow its score; None in a dry run.
+
+    The record is written as soon as Kaggle has taken it, and again with the score.
+    """
+    described = bundle.describe(order.build)
+    ref = bundle.read_metadata(order.build, bundle.KERNEL)["id"]
+    version = _checked(kaggle, order, ref, described.identity)
+    tag = f"[{described.identity[:12]} v{version}]"
+    left, made = kaggle.submissions_left(CURRENT.slug)
+    kaggle.say(f"submissions: {made} made today, {left} left (a day ends at 0:00 UTC)")
+    earlier = None if order.again else _tagged(kaggle, tag)
+    if earlier is not None:
+        kaggle.say(f"{ref} version {version} was submitted before, as {earlier.ref}")
+        number: int | None = earlier.ref
+    else:
+        number = _submit(kaggle, order, ref, version, tag, left)
+    if number is None:
+        return None
+    origin = records.origin(described, order.build, order.root)
+    about = {"competition": CURRENT.slug, "kernel": ref, "version": version} | origin
+    return _follow(kaggle, order, number, about)
+
+
+def _checked(kaggle: Kaggle, order: Submit, ref: str, identity: str) -> int:
+    """The newest version of the kernel, fit to be submitted."""
+    kernel = kaggle.kernel(ref)
+    if kernel is None:
+        raise DeliveryError(f"{ref} is not on Kaggle: run `build.py push` first")
+    ours = identity in kernel.source
+    if not ours:
+        _refuse(
+            kaggle,
+            order,
+            f"version {kernel.version} of {ref} is not the bundle in {order.build}: run "
+            "`build.py push` first",
+        )
+    status, message = kaggle.run_status(ref)
+    if status != COMPLETE:
+        _refuse(
+            kaggle,
+            order,
+            f"the commit run of {ref} version {kernel.version} has status {status}"
+            f"{f' ({message})' if message else ''}: run `build.py push`, which follows it",
+        )
+    elif ours and not kaggle.dry_run:
+        try:
+            finish(kaggle, order.place, Delivered(ref, kernel.version, identity))
+        except DeliveryError as fault:
+            _refuse(kaggle, order, str(fault))
+    return kernel.version
+
+
+def _refuse(kaggle: Kaggle, order: Submit, why: str) -> None:
+    if not order.force:
+        raise DeliveryError(f"{why}; --force submits all the same")
+    kaggle.say(f"forced: {why}")
+
+
+def _tagged(kaggle: Kaggle, tag: str, but: frozenset[int] = frozenset()) -> Submission | None:
+    found = kaggle.submissions(CURRENT.slug)
+    return next((one for one in found if tag in one.description and one.ref not in but), None)
+
+
+def _submit(
+    kaggle: Kaggle, order: Submit, ref: str, version: int, tag: str, left: int
+) -> int | None:
+    if left < 1:
+        raise DeliveryError("no submission is left today: the next day begins at 0:00 UTC")
+    known = frozenset(one.ref for one in kaggle.submissions(CURRENT.slug))
+
+    def settled() -> int | None:
+        found = _tagged(kaggle, tag, known)
+        return found.ref if found else None
+
+    number = kaggle.submit(
+        CURRENT.slug,
+        ref,
+        version,
+        CURRENT.submission_file,
+        f"{order.message} {tag}".strip(),
+        settled,
+    )
+    if number is not None:
+        kaggle.say(f"submitted {ref} version {version} as {number}")
+    return number
+
+
+def _follow(kaggle: Kaggle, order: Submit, number: int, about: dict[str, Any]) -> Submission:
+    """Record the submission, and again once it has a score or has failed."""
+    started, said = time.monotonic(), ""
+    while True:
+        found = next((one for one in kaggle.submissions(CURRENT.slug) if one.ref == number), None)
+        if found is None:
+            raise DeliveryError(f"submission {number} is not among the newest hundred on Kaggle")
+        if found.status != said:
+            records.write(order.record, about | _row(found))
+            minutes = (time.monotonic() - started) / 60
+            kaggle.say(f"submission {number}: {found.status}, {minutes:.0f} min")
+            said = found.status
+        if found.status != PENDING or not order.follow:
+            return found
+        time.sleep(kaggle.patience.poll)
+
+
+def _row(found: Submission) -> dict[str, Any]:
+    return {
+        "ref": found.ref,
+        "submitted": found.date,
+        "message": found.description,
+        "status": found.status,
+        "public_score": found.public_score,
+        "private_score": found.private_score,
+        "error": found.error,
+    }
