@@ -25,7 +25,7 @@ REHEARSE_FLAGS ?=
 # What make rehearse trains, evaluates and vendors: short enough to watch.
 REHEARSAL := runs/rehearse
 REHEARSAL_TRAIN_FLAGS ?= -p num_samples 700 -p N_supervision 2
-REHEARSAL_EVALUATE_FLAGS ?= -p num_samples 180
+REHEARSAL_EVALUATE_FLAGS ?= -p num_samples 180 -p resume False
 
 RUN := $(PY) build.py run --html
 

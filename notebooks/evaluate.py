@@ -18,8 +18,9 @@
 # %% [markdown]
 # # Evaluate a weights folder
 #
-# Greedy answers of the recursion and of its own backbone to the same held-out problems,
-# counted by family and by difficulty. Answers are kept as parquet, one row each.
+# Answers of the recursion and of its own backbone to the same problems, greedy or by vote
+# over samples: how many are right, how sure that is, and which are wrong. Every sample is a
+# row of a parquet file; run again with the same parameters, it goes on where it was stopped.
 
 # %%
 import os
@@ -35,64 +36,173 @@ sys.path.insert(0, next(str(p) for p in found if (p / "mathllm" / "__init__.py")
 
 # %% tags=["parameters"]
 weights: str = ""  # folder with backbone/ and trm/, or a dataset; empty: the default
-output_dir: str = "runs/evaluate"  # folder: gets trm.parquet and backbone.parquet
-num_samples: int = 450  # held-out problems, generated
-families: str = ""  # names with commas between, as "add,gcd"; empty: all
-difficulties: str = "1,2,3"  # of 1 (operands to 12), 2 (two digits), 3 (three digits)
+output_dir: str = "runs/evaluate"  # folder: gets trm.parquet, backbone.parquet, metrics.json
+resume: bool = True  # go on from the files in output_dir; False: begin anew
+dataset: str = "arithmetic"  # arithmetic (generated), gsm8k, math, math500, numina, aimo, file
+data_path: str = ""  # file, folder or glob of the data; empty: Kaggle's inputs, then the hub
+columns: str = ""  # of dataset file, as "problem: question, answer: result"
+split: str = "test"  # train, test, or held_out: what training with these filters kept apart
+num_samples: int = 450  # problems, drawn with the seed; 0: all
+offset: int = 0  # rows to leave out at the beginning
+families: str = ""  # of arithmetic, names with commas between, as "add,gcd"; empty: all
+difficulties: str = "1,2,3"  # of arithmetic: 1 (operands to 12), 2 (two digits), 3 (three digits)
+sources: str = ""  # numina's sources to keep, with commas between; empty: all
+levels: str = ""  # to keep, with commas; empty: all
+subjects: str = ""  # MATH's subjects to keep, with commas; empty: all
+integer_answers: bool = False  # keep only problems whose answer is an integer in 0…99999
+engines: str = "backbone,TRM"  # with commas, of: backbone, TRM, endpoint
+n_samples: int = 1  # samples of each problem; their vote is the engine's answer
+temperature: float = 0.0  # 0 is greedy, for 1 sample; 0.7 is usual for more
+top_p: float = 1.0  # nucleus
 max_new_tokens: int = 160  # tokens of an answer, at most
-batch_rows: int = 64  # problems answered at a time
-wrong_shown: int = 5  # wrong answers of the recursion to print in full
-seed: int = 1_000_000  # of the problems
+supervision_steps: str = ""  # N_sup at test time, as "2,4,8": a TRM each; empty: the checkpoint's
+endpoint: str = ""  # OpenAI-compatible server, as http://127.0.0.1:8000/v1
+endpoint_model: str = ""  # the model's name there
+batch_rows: int = 64  # samples drawn at a time
+verbose: bool = False  # print every sample as it comes, in full
+wrong_only: bool = False  # print every wrong sample as it comes, in full
+wrong_shown: int = 50  # wrong answers of the last engine to show, folded
+seed: int = 1_000_000  # of the choice of problems and of every sample
 
 # %%
 import polars as pl
 import torch
-from IPython.display import display
+from IPython.display import HTML, display
 
-from mathllm.competition.paths import locate_weights
-from mathllm.data.arithmetic import generate
+from mathllm.competition.paths import input_root, locate_weights
+from mathllm.competition.settings import CURRENT
 from mathllm.data.chat import load_tokenizer
-from mathllm.decoding import BackboneDecoder, Decoder
-from mathllm.evaluation import accuracy_table, answer_rows
-from mathllm.evaluation.plots import plot_accuracy
-from mathllm.parameters import check_parameters, parse_list
-from mathllm.solving import load_model
+from mathllm.data.sources import Filters
+from mathllm.evaluation import Sampling, accuracy_table, evaluate, load_set, tables, votes
+from mathllm.evaluation.curves import depth_curve, problem_times, read_depths
+from mathllm.evaluation.engines import open_engines
+from mathllm.evaluation.plots import plot_accuracy, plot_depth, plot_times, plot_voting
+from mathllm.evaluation.rendering import answers_html, row_text
+from mathllm.metrics import record
+from mathllm.parameters import check_parameters, parse_list, parse_mapping
 
 check_parameters(globals(), __annotations__)
 folder, output = locate_weights(weights), Path(output_dir)
-chosen = parse_list("families", families)
-levels = parse_list("difficulties", difficulties, int)
-rows = generate("test", num_samples, seed, chosen, levels)
+sampling = Sampling(n_samples, temperature, top_p, max_new_tokens, seed)
+shown = {"tbl_rows": -1, "tbl_cols": -1, "tbl_width_chars": 200, "fmt_str_lengths": 60}
+shown |= {"tbl_hide_dataframe_shape": True, "tbl_hide_column_data_types": True}
+_ = pl.Config(**shown, float_precision=3)
+
+# %%
+generated = dataset == "arithmetic"
+filters = Filters(
+    parse_list("sources", sources),
+    parse_list("levels", levels or (difficulties if generated else "")),
+    parse_list("subjects", subjects or families),
+    integer_answers=integer_answers,
+)
+place = (data_path or None, parse_mapping("columns", columns), [input_root()])
+problems = load_set(dataset, split, *place, filters, num_samples, offset, seed)
+print(f"{len(problems.rows)} problems of {dataset} ({split})")
+if problems.ungraded:
+    print(f"{problems.ungraded} rows without an answer to grade by were left out")
 
 # %%
 device = "cuda" if torch.cuda.is_available() else "cpu"
 tokenizer = load_tokenizer(folder / "backbone")
-model = load_model(folder, device)
-results = {
-    name: answer_rows(engine(model), tokenizer, rows, max_new_tokens, batch_rows)
-    for name, engine in {"backbone": BackboneDecoder, "TRM": Decoder}.items()
-}
+steps = parse_list("supervision_steps", supervision_steps, int)
+named = (parse_list("engines", engines), folder, tokenizer, device)
+chosen = open_engines(*named, steps, endpoint, endpoint_model)
+
+
+def told(row):
+    if verbose or not row["right"]:
+        print(row_text(row))
+
+
+printed = told if verbose or wrong_only else None
+results = evaluate(chosen, tokenizer, problems, sampling, output, resume, batch_rows, printed)
+voted = {name: votes.voted(rows) for name, rows in results.items()}
+record(output, **{f"accuracy_{name.lower()}": rows["right"].mean() for name, rows in voted.items()})
 
 # %% [markdown]
 # ## Right answers
+#
+# Shares in per cent, with intervals of 95 %: Wilson's for one sample a problem, else from
+# resampled problems. `vote` is the answer that most samples give.
 
 # %%
-by_family = accuracy_table(results, "subject")
-with pl.Config(tbl_rows=-1, tbl_hide_dataframe_shape=True):
-    display(by_family, accuracy_table(results, "level"))
+groups = [by for by in ("subject", "level") if problems.rows[by].is_not_null().any()]
+display(tables.summary_table(results))
+for by in groups:
+    display(accuracy_table(voted, by))
+if groups:
+    display(plot_accuracy(accuracy_table(voted, groups[0])))
 
 # %%
-plot_accuracy(by_family)
+for by in groups:
+    display(tables.group_table(results, by))
+display(tables.group_table(tables.with_bins(results, "tokens"), "tokens_bin"))
 
 # %% [markdown]
-# ## Wrong answers of the recursion
+# ## One engine against another
+#
+# McNemar's test on the votes: problems that only one of two engines has right.
 
 # %%
-for row in results["TRM"].filter(~pl.col("right")).head(wrong_shown).iter_rows(named=True):
-    print(f"{row['problem']}\n  {row['text']}\n  right: {row['answer']}\n")
+if len(results) > 1:
+    display(tables.paired_table(results))
+    _, differing = tables.compare(*list(results.values())[:2])
+    print("{} is first, {} second".format(*results))
+    display(differing.head(wrong_shown))
+
+# %% [markdown]
+# ## Votes
+#
+# How much of what some sample solves the vote keeps, and how many independent samples the
+# drawn ones are worth: those of one problem tend to fail together.
 
 # %%
-output.mkdir(parents=True, exist_ok=True)
-for name, answered in results.items():
-    answered.write_parquet(output / f"{name.lower()}.parquet")
-print(f"answers: {output}")
+if n_samples == 1:
+    print("one sample of each problem: give n_samples and a temperature to see votes")
+else:
+    for name, rows in results.items():
+        curve = votes.voting_curve(votes.Samples.of(rows))
+        figure, reading = plot_voting(curve)
+        print(f"{name}. {reading}")
+        display(curve, figure)
+    display(tables.correlation_table(results))
+
+# %% [markdown]
+# ## In the competition
+#
+# What a submission would earn if the competition's problems were like these.
+
+# %%
+print(CURRENT.name)
+for name, rows in results.items():
+    score = votes.expected_score(votes.Samples.of(rows), CURRENT.points, CURRENT.problems)
+    print(f"{name}: {score}")
+
+# %% [markdown]
+# ## Depth and time
+
+# %%
+deep = [engine for engine in chosen if engine.steps]
+if len(deep) < 2:
+    print("give supervision_steps, as 1,2,4, to see what depth gives")
+else:
+    depths = read_depths([output / engine.file for engine in deep])
+    figure, reading = plot_depth(depth_curve(depths), deep[0].trained_steps)
+    print(reading)
+    display(depth_curve(depths), figure)
+
+# %%
+figure, reading = plot_times(problem_times(results))
+print(reading)
+display(figure)
+
+# %% [markdown]
+# ## Wrong answers
+#
+# Of the last engine; each line opens to problem, text and prompt.
+
+# %%
+wrong = list(results.values())[-1].filter(~pl.col("right"))
+display(HTML(answers_html(wrong, wrong_shown)))
+print(f"samples: {', '.join(str(output / engine.file) for engine in chosen)}")

@@ -1,8 +1,10 @@
-"""What every room that writes files needs: sums, and being sure that bytes are on the disk."""
+"""What every room that writes files needs: sums, JSON, and bytes that are on the disk."""
 
 import hashlib
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 
 def digest(path: Path) -> str:
@@ -18,3 +20,14 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file, whole or not at all, on the disk before it has its name."""
+    part = path.with_name(f".{path.name}.part")
+    with part.open("w", encoding="utf-8") as file:
+        json.dump(content, file, indent=2, ensure_ascii=False)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)

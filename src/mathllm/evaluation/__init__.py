@@ -1,6 +1,19 @@
-"""How good it is. Knows problems, engines and answers. Knows nothing of Kaggle."""
+"""How good it is, and how sure that is. Knows problems, engines and answers, not Kaggle."""
 
-from mathllm.evaluation.accuracy import accuracy_table, answer_rows
 from mathllm.evaluation.grading import equivalent, grade
+from mathllm.evaluation.results import Header, read_results, write_results
+from mathllm.evaluation.running import Sampling, evaluate
+from mathllm.evaluation.sets import load_set
+from mathllm.evaluation.tables import accuracy_table
 
-__all__ = ["accuracy_table", "answer_rows", "equivalent", "grade"]
+__all__ = [
+    "Header",
+    "Sampling",
+    "accuracy_table",
+    "equivalent",
+    "evaluate",
+    "grade",
+    "load_set",
+    "read_results",
+    "write_results",
+]

@@ -1,0 +1,70 @@
+"""An engine whose samples are a function of problem and seed, and what it is asked with."""
+
+import zlib
+from pathlib import Path
+
+import polars as pl
+
+from mathllm.data.arithmetic import generate
+from mathllm.data.tokenizer import train_tokenizer
+from mathllm.decoding import Completion
+from mathllm.evaluation.results import Header
+from mathllm.evaluation.running import Sampling
+from mathllm.evaluation.sets import ProblemSet
+
+SAMPLING = Sampling(n_samples=3, temperature=1.0, max_new_tokens=40, seed=7)
+
+
+def make_tokenizer():
+    """A small one that knows digits, words and ChatML."""
+    rows = generate("train", 300, seed=0)
+    return train_tokenizer((rows["problem"] + rows["solution"]).to_list(), 400)
+
+
+def make_problems(count: int = 10) -> ProblemSet:
+    """Sums whose truth the engine gives in two of three samples or so."""
+    rows = [(f"p{i}", f"What is ${i}+{i}$?", str(2 * i), str(i % 2), None) for i in range(count)]
+    schema = dict.fromkeys(("id", "problem", "truth", "level", "subject"), pl.String)
+    return ProblemSet("sums", "test", pl.DataFrame(rows, schema=schema, orient="row"))
+
+
+class Scripted:
+    """`script` maps a part of a prompt to a reply; without it, sums are answered by seed."""
+
+    max_positions = 10_000
+
+    def __init__(self, tokenizer, script: dict[str, str] | None = None) -> None:
+        self.tokenizer, self.script, self.asked = tokenizer, script, 0
+
+    def generate(self, prompts, config, seeds):
+        assert [config.n] * len(prompts) == [len(own) for own in seeds]
+        self.asked += len(prompts)
+        return [
+            [self._sample(self.tokenizer.decode(prompt), seed) for seed in own]
+            for prompt, own in zip(prompts, seeds, strict=True)
+        ]
+
+    def _sample(self, text: str, seed: int) -> Completion:
+        if self.script is not None:
+            reply = next(reply for part, reply in self.script.items() if part in text)
+        else:
+            number = int(text.split("$")[1].split("+")[0])
+            reply = rf"Hm. $\boxed{{{2 * number + (seed % 3 == 0)}}}$."
+        tokens = self.tokenizer(reply, add_special_tokens=False)["input_ids"]
+        entropy = [zlib.crc32(f"{seed}:{i}".encode()) / 2**32 for i in range(len(tokens))]
+        return Completion(
+            tokens=tokens,
+            entropy=entropy,
+            finish_reason="stop",
+            confidence=[0.5] * len(tokens),
+            supervision_steps_used=2 * len(tokens),
+        )
+
+
+def header(problems: ProblemSet, **settings) -> Header:
+    return Header("scripted", "none", problems.name, problems.split, problems.digest, settings)
+
+
+def killed(folder: Path) -> Path:
+    """Where killed_evaluation writes."""
+    return folder / "scripted.parquet"
