@@ -71,7 +71,7 @@ save_minutes: float = 15.0  # minutes between checkpoints
 evaluate_steps: int = 0  # steps between held-out losses on the way; 0: at the end only
 copy_backbone: bool = True  # into output_dir, which is then a whole weights folder
 seed: int = 0  # of weights, rows and order
-output_dir: str = "runs/train"  # folder: gets trm/, backbone/, checkpoints/, metrics.jsonl
+output_dir: str = "runs/train"  # folder: gets trm/, backbone/, checkpoints/, metrics.json(l)
 reserved: str = "assets/reserved.txt"  # file: sums of statements never to train on
 problems: str = "assets/problems.csv"  # files, with commas: what you evaluate on, never trained on
 
@@ -88,6 +88,7 @@ from mathllm.data.selection import select_rows
 from mathllm.data.show import example_html, plot_lengths
 from mathllm.data.sources import Filters, read_statements
 from mathllm.data.tokens import prepare
+from mathllm.metrics import record
 from mathllm.parameters import check_parameters, parse_list, parse_mapping
 from mathllm.training.config import Compute, Saving, TrainConfig
 from mathllm.training.curves import plot_losses
@@ -179,6 +180,7 @@ ours, theirs = held_out_loss(model, test_set, padding_id(tokenizer), batch)
 print(f"held-out loss: TRM {ours:.4f}, backbone {theirs:.4f} nats per label token")
 if ours > theirs:
     print("the TRM is worse than its backbone: train longer, or with a lower lr")
+record(output, held_out_loss_trm=ours, held_out_loss_backbone=theirs)
 
 # %%
 if copy_backbone:

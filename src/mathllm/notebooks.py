@@ -6,7 +6,9 @@ Knows papermill and nbconvert. Knows nothing of what a notebook is about.
 import os
 import re
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import nbformat
@@ -14,6 +16,8 @@ from nbformat import NotebookNode
 
 from mathllm import errors
 from mathllm.parameters import parse_parameters, read_declarations
+
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class NotebookError(Exception):
@@ -31,26 +35,44 @@ def run_notebook(notebook: Path, output: Path, pairs: Sequence[tuple[str, str]])
     from papermill import PapermillExecutionError, execute_notebook
     from traitlets.config import Config
 
-    # Sockets in the file system where there are some: on TCP others on the machine can listen.
-    sockets = {"transport": "ipc"} if os.name == "posix" else {}
     output.parent.mkdir(parents=True, exist_ok=True)
     try:
-        # What cells print, and their progress bars, as they come: a cell may run for hours.
-        execute_notebook(
-            str(notebook),
-            str(output),
-            parameters,
-            kernel_name="python3",
-            progress_bar=False,
-            stdout_file=sys.stdout,
-            stderr_file=sys.stderr,
-            config=Config(KernelManager=sockets),
-        )
+        with _sockets() as sockets:
+            # What cells print, and their progress bars, as they come: a cell may run for hours.
+            execute_notebook(
+                str(notebook),
+                str(output),
+                parameters,
+                kernel_name="python3",
+                progress_bar=False,
+                stdout_file=sys.stdout,
+                stderr_file=sys.stderr,
+                config=Config(KernelManager=sockets),
+            )
     except PapermillExecutionError as fault:
         kind = getattr(errors, fault.ename, None)
         if isinstance(kind, type) and issubclass(kind, errors.UserError):
             raise kind(fault.evalue) from None
         raise NotebookError("\n".join(fault.traceback)) from None
+
+
+@contextmanager
+def _sockets() -> Iterator[dict[str, str]]:
+    """How a kernel is talked to: by sockets in the file system where there are some.
+
+    On TCP others on the machine can listen. The folder is the kernel's own: Jupyter's default
+    names in the current one are taken by another kernel that starts at the same moment.
+    """
+    if os.name != "posix":
+        yield {}
+        return
+    with tempfile.TemporaryDirectory(prefix="kernel-") as folder:
+        yield {"transport": "ipc", "ip": f"{folder}/ipc"}
+
+
+def plain(text: str) -> str:
+    """A traceback as Jupyter colours it, without the colours."""
+    return _COLOURS.sub("", text)
 
 
 def export_html(notebook: Path) -> Path:

@@ -11,7 +11,7 @@ import difflib
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,13 @@ _MISSING = object()
 
 @dataclass(frozen=True)
 class Declared:
-    """A parameter as its notebook declares it: the type's name, and whether it has a default."""
+    """A parameter as its notebook declares it: the type's name, whether it has a default, and
+    the comment beside it, which is for people."""
 
     name: str
     type_name: str
     has_default: bool
+    meaning: str = field(default="", compare=False)
 
 
 def _type_name(declared: Any) -> str:
@@ -89,22 +91,34 @@ def read_declarations(notebook: Path) -> list[Declared]:
         ) from fault
     if not tagged:
         raise ParameterError(f"{notebook} has no cell tagged 'parameters': tag one")
-    source = tagged[0]["source"]
+    source = "".join(tagged[0]["source"])
     try:
-        tree = ast.parse(source if isinstance(source, str) else "".join(source))
+        tree = ast.parse(source)
     except SyntaxError as fault:
         raise ParameterError(
             f"{notebook}: the cell tagged 'parameters' is not Python ({fault}): mend that cell"
         ) from fault
-    return [found for node in tree.body if (found := _declaration(node))]
+    lines = source.splitlines()
+    return [found for node in tree.body if (found := _declaration(node, lines))]
 
 
-def _declaration(node: ast.stmt) -> Declared | None:
+def _declaration(node: ast.stmt, lines: list[str]) -> Declared | None:
+    # Columns of the tree are counted in bytes.
+    behind = lines[node.end_lineno - 1].encode()[node.end_col_offset :].decode()
+    meaning = behind.partition("#")[2].strip()
     if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-        return Declared(node.target.id, ast.unparse(node.annotation), node.value is not None)
+        has_default = node.value is not None
+        return Declared(node.target.id, ast.unparse(node.annotation), has_default, meaning)
     if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-        return Declared(node.targets[0].id, "", True)
+        return Declared(node.targets[0].id, "", True, meaning)
     return None
+
+
+def mend_name(name: str, known: Iterable[str]) -> str:
+    """What to do about a name that is not among the known ones, for an error's last words."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]}?" if near else f"it has {', '.join(known)}"
 
 
 def parse_parameters(
@@ -119,16 +133,15 @@ def parse_parameters(
     values: dict[str, Any] = {}
     for name, text in pairs:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            mend = f"did you mean {near[0]}?" if near else f"it has {', '.join(known)}"
+            mend = mend_name(name, known)
             raise ParameterError(f"parameter {name} is unknown to this notebook: {mend}")
-        values[name] = _parse(name, text, known[name].type_name)
+        values[name] = parse_value(name, text, known[name].type_name)
     required = {d.name: d.type_name for d in known.values() if not d.has_default}
     check_parameters(values, required)
     return values
 
 
-def _parse(name: str, text: str, type_name: str) -> Any:
+def parse_value(name: str, text: str, type_name: str) -> Any:
     """`text` as `type_name`; a parameter declared without a type is taken as a literal."""
     if type_name == "str":
         return text
