@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT / "src"))
 
 from mathllm.arguments import FAILED, OK, add_parameters  # noqa: E402 (found by the line above)
+from mathllm.batches import commands as batches  # noqa: E402
 from mathllm.competition import commands as bundle  # noqa: E402
 from mathllm.delivery import commands as delivery  # noqa: E402
 from mathllm.delivery.credentials import user_name  # noqa: E402
@@ -30,6 +31,7 @@ From a weights folder to a Kaggle submission.
   submit     submit what was pushed, and follow its score
 
   run        run a notebook with checked parameters
+  batch      run notebooks over a grid of parameters, and compare what they measured
   wheels     lock the packages that Kaggle's image lacks
   fetch      download the competition's files
   check      whether everything is there that a delivery needs
@@ -42,6 +44,7 @@ examples:
   build.py rehearse --problems reference.csv         any file with id, problem[, answer]
   build.py rehearse --faults                         what each injected fault costs
   build.py run notebooks/train.ipynb -p epochs 2 --html
+  build.py batch notebooks/batches/smoke.yaml        twelve runs, killed or not
   build.py push --dry-run                            every call, and nothing changed
   build.py push && build.py submit -m "16 samples"
 
@@ -60,6 +63,7 @@ def parser() -> argparse.ArgumentParser:
     commands = main.add_subparsers(dest="command", required=True, metavar="COMMAND")
     bundle.add_commands(commands, ROOT, user_name)
     _add_run(commands)
+    batches.add_commands(commands, ROOT)
     delivery.add_commands(commands, ROOT)
     return main
 

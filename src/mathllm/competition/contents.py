@@ -19,6 +19,8 @@ from mathllm.errors import BundleError, ParameterError, WeightsError
 ACCELERATORS = ("NvidiaH100", "NvidiaL4", "NvidiaTeslaP100", "NvidiaTeslaT4", "none")
 # Formats that hold no code; what else lies beside the weights, such as a README, stays behind.
 WEIGHT_SUFFIXES = frozenset({".json", ".safetensors", ".txt", ".jinja", ".model"})
+# Modules, and the templates of pages.
+SOURCE_SUFFIXES = frozenset({".py", ".css", ".j2", ".json"})
 # What the notebooks read when they run on Kaggle, and the licence.
 BESIDE_THE_PACKAGE = ("LICENSE", "assets/problems.csv", "assets/reserved.txt")
 
@@ -34,7 +36,7 @@ def source_files(root: Path) -> Iterator[tuple[str, Path]]:
     if not (package / "__init__.py").is_file():
         raise BundleError(f"{package} is no package: run build.py from its clone")
     for path in files_below(package, package):
-        if path.suffix == ".py" and not is_hidden(path, package):
+        if path.suffix in SOURCE_SUFFIXES and not is_hidden(path, package):
             yield f"mathllm/{path.relative_to(package).as_posix()}", path
     for name in BESIDE_THE_PACKAGE:
         check_link(root / name, root)

@@ -121,15 +121,18 @@ class Kaggle:
             return None
         return Kernel(ref, found.metadata.current_version_number or 0, found.blob.source or "")
 
-    def push_kernel(self, folder: Path, settled: Callable[[], Pushed | None]) -> Pushed | None:
-        """Push the kernel in `folder`; None in a dry run."""
+    def push_kernel(
+        self, folder: Path, settled: Callable[[], Pushed | None], seconds: int | None = None
+    ) -> Pushed | None:
+        """Push the kernel in `folder`, to run `seconds` at most; None in a dry run."""
         metadata = json.loads((folder / "kernel-metadata.json").read_text(encoding="utf-8"))
         what = f"kernels push {metadata['id']}"
         if self._only_said(f"{what} with {', '.join(metadata['dataset_sources'])}"):
             return None
         # The client prints advice on titles that are checked before.
         with contextlib.redirect_stdout(io.StringIO()):
-            answer = self._change(what, lambda: self._api.kernels_push(str(folder)), settled)
+            ask = lambda: self._api.kernels_push(str(folder), seconds)  # noqa: E731
+            answer = self._change(what, ask, settled)
         if isinstance(answer, Pushed):
             return answer
         if answer.error:

@@ -10,7 +10,6 @@ from pathlib import Path
 from mathllm.arguments import FAILED, OK, SAY, add_build, add_command, add_delivery
 from mathllm.competition.settings import CURRENT
 from mathllm.delivery.place import Place
-from mathllm.errors import ParameterError
 
 
 def add_commands(commands: argparse._SubParsersAction, root: Path) -> None:
@@ -192,7 +191,4 @@ def _kaggle(options: argparse.Namespace):
     from mathllm.delivery.client import Kaggle
     from mathllm.delivery.patience import Patience
 
-    if not options.poll > 0:
-        raise ParameterError(f"--poll {options.poll:g}: give seconds, more than 0")
-    patience = Patience(poll=options.poll, first=min(1.0, options.poll))
-    return Kaggle(SAY, patience, options.dry_run)
+    return Kaggle(SAY, Patience.of(options.poll), options.dry_run)

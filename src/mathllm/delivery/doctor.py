@@ -129,7 +129,7 @@ def _bundle(root: Path, build: Path) -> Iterator[Finding]:
         return
     try:
         described = bundle.describe(build)
-        stale = _stale(root, described.sums)
+        stale = stale_file(root, described.sums)
     except UserError as fault:
         yield Finding(FAULT, str(fault))
         return
@@ -141,7 +141,7 @@ def _bundle(root: Path, build: Path) -> Iterator[Finding]:
         yield Finding(OK, f"bundle {described.identity[:12]}, {len(described.sums)} files, fresh")
 
 
-def _stale(root: Path, sums: dict[str, str]) -> str | None:
+def stale_file(root: Path, sums: dict[str, str]) -> str | None:
     """A file of the package that the clone has otherwise than the bundle, None without one."""
     here = {f"{bundle.SOURCE}/{name}": path for name, path in contents.source_files(root)}
     for name, path in here.items():

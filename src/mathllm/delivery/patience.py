@@ -12,7 +12,7 @@ from typing import TypeVar
 import requests
 import urllib3
 
-from mathllm.errors import TryAgainError
+from mathllm.errors import ParameterError, TryAgainError
 
 Answer = TypeVar("Answer")
 
@@ -29,6 +29,13 @@ class Patience:
     first: float = 1.0
     tries: int = 5
     longest: float = 120.0
+
+    @classmethod
+    def of(cls, poll: float) -> "Patience":
+        """The one for a person who gives `poll`. Raises ParameterError unless it is above 0."""
+        if not poll > 0:
+            raise ParameterError(f"--poll {poll:g}: give seconds, more than 0")
+        return cls(poll=poll, first=min(cls.first, poll))
 
 
 def status_of(fault: Exception) -> int | None:

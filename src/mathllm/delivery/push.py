@@ -52,14 +52,21 @@ def push(kaggle: Kaggle, order: Push) -> Delivered | None:
     """
     described = bundle.describe(order.build)
     ref = bundle.read_metadata(order.build, bundle.KERNEL)["id"]
-    _check_owner(kaggle, ref)
-    parts = [_part(order, name, digest) for name, digest in described.digests.items()]
-    sources = [bring(kaggle, part, order.place.uploads) for part in parts]
+    sources = bring_datasets(kaggle, order.build, order.place)
     delivered = _push_kernel(kaggle, order, ref, described.identity, sources)
-    shutil.rmtree(order.place.uploads, ignore_errors=True)
     if delivered is None or not order.follow:
         return delivered
     return finish(kaggle, order.place, delivered)
+
+
+def bring_datasets(kaggle: Kaggle, build: Path, place: Place) -> list[str]:
+    """Have the bundle's datasets on Kaggle, ready; OWNER/SLUG/VERSION of each."""
+    _check_owner(kaggle, bundle.read_metadata(build, bundle.KERNEL)["id"])
+    digests = bundle.describe(build).digests
+    parts = [_part(build, place, name, digest) for name, digest in digests.items()]
+    sources = [bring(kaggle, part, place.uploads) for part in parts]
+    shutil.rmtree(place.uploads, ignore_errors=True)
+    return sources
 
 
 def finish(kaggle: Kaggle, place: Place, delivered: Delivered) -> Delivered:
@@ -92,12 +99,12 @@ def _check_owner(kaggle: Kaggle, ref: str) -> None:
         )
 
 
-def _part(order: Push, name: str, digest: str) -> Part:
-    folder = order.place.uploads / f"{Path(name).name}-{digest[:12]}"
+def _part(build: Path, place: Place, name: str, digest: str) -> Part:
+    folder = place.uploads / f"{Path(name).name}-{digest[:12]}"
     return Part(
-        metadata=bundle.read_metadata(order.build, name),
+        metadata=bundle.read_metadata(build, name),
         digest=digest,
-        stage=lambda: archives.stage_upload(order.build, name, folder),
+        stage=lambda: archives.stage_upload(build, name, folder),
     )
 
 

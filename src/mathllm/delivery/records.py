@@ -12,11 +12,11 @@ status, public_score, private_score, error
 import hashlib
 import json
 import os
-import subprocess
 from pathlib import Path
 from typing import Any
 
 from mathllm.competition import bundle
+from mathllm.environment import commit
 from mathllm.errors import DeliveryError
 
 
@@ -55,15 +55,4 @@ def origin(described: bundle.Description, build: Path, root: Path) -> dict[str, 
         "datasets": {Path(name).name: digest for name, digest in described.digests.items()},
         "model": described.model,
         "parameters": described.parameters,
-        "commit": _git(root, "rev-parse", "HEAD"),
-        "changed": bool(_git(root, "status", "--porcelain", "--untracked-files=no")),
-    }
-
-
-def _git(root: Path, *arguments: str) -> str | None:
-    """What git says, None where there is no git or no repository."""
-    try:
-        ran = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True)
-    except OSError:
-        return None
-    return ran.stdout.strip() if ran.returncode == 0 else None
+    } | commit(root)
