@@ -3,6 +3,7 @@
 Knows papermill and nbconvert. Knows nothing of what a notebook is about.
 """
 
+import ast
 import os
 import re
 import sys
@@ -10,14 +11,19 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import nbformat
 from nbformat import NotebookNode
 
-from mathllm import errors
+from mathllm import errors, pages
 from mathllm.parameters import parse_parameters, read_declarations
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+_COLUMNS = re.compile(r"\S {2,}\S|\t|[│┃|]\s.*[│┃|]$", re.MULTILINE)
+# Of an output's forms the first that it has. Scripts and widgets are none: pages run nothing.
+_SHOWN = ("text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg")
+_SHOWN += ("text/plain", "text/latex")
 
 
 class NotebookError(Exception):
@@ -76,22 +82,61 @@ def plain(text: str) -> str:
 
 
 def export_html(notebook: Path) -> Path:
-    """The notebook as one HTML file beside it, to be read offline; returns its path."""
-    from nbconvert import HTMLExporter
+    """What an executed notebook shows, as one HTML file beside it; returns its path.
 
-    # Scripts from the web are left out: the page must read the same without a network.
-    nowhere = dict.fromkeys(("require_js_url", "jquery_url", "mathjax_url"), "")
-    exporter = HTMLExporter(embed_images=True, **nowhere)
+    Its prose, its parameters and its outputs, to be read offline. The code is left out: the
+    notebook has it.
+    """
+    from nbconvert import HTMLExporter
+    from traitlets.config import Config
+
     executed = nbformat.read(notebook, as_version=4)
     for cell in executed.cells:
         if cell.cell_type == "code":
             cell.outputs = _settled(cell.outputs)
-    title = {"metadata": {"name": notebook.stem}}
-    text, _ = exporter.from_notebook_node(executed, title)
+    exporter = HTMLExporter(
+        extra_template_basedirs=[str(pages.TEMPLATES)],
+        template_name=pages.NOTEBOOK,
+        filters={"layout": _layout},
+        config=Config(NbConvertBase={"display_data_priority": list(_SHOWN)}),
+        exclude_input=True,
+        exclude_anchor_links=True,
+        embed_images=True,
+    )
+    resources = {"parameters": _parameters(notebook, executed.cells)}
+    body, _ = exporter.from_notebook_node(executed, resources)
     page = notebook.with_suffix(".html")
-    part = page.with_name(f".{page.name}.part")
-    part.write_text(text, encoding="utf-8")
-    return part.replace(page)
+    pages.write_page(page, notebook.stem, body)
+    return page
+
+
+def _parameters(notebook: Path, cells: list[NotebookNode]) -> list[dict[str, Any]]:
+    """name, value (as Python), meaning and `given` (it is not the notebook's own) of each."""
+    own, injected = (_assigned(cells, tag) for tag in ("parameters", "injected-parameters"))
+    return [
+        {"name": one.name, "value": value, "meaning": one.meaning, "given": value != default}
+        for one in (read_declarations(notebook) if own else ())
+        for default in [own.get(one.name)]
+        for value in [injected.get(one.name, default)]
+    ]
+
+
+def _assigned(cells: list[NotebookNode], tag: str) -> dict[str, str | None]:
+    """What the cells with a tag assign, as Python that is written in one way."""
+    found: dict[str, str | None] = {}
+    for cell in cells:
+        if tag not in cell.metadata.get("tags", []):
+            continue
+        for node in ast.parse(cell.source).body:
+            if isinstance(node, ast.Assign | ast.AnnAssign):
+                target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0]
+                found[ast.unparse(target)] = ast.unparse(node.value) if node.value else None
+    return found
+
+
+def _layout(text: str) -> str:
+    """Whether a text stands in columns, which a narrow page must not break, or is prose."""
+    return "columns" if _COLUMNS.search(text) else "prose"
 
 
 def _settled(outputs: list[NotebookNode]) -> list[NotebookNode]:

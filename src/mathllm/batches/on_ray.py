@@ -37,9 +37,11 @@ class OnRay:
         self, place: Place, root: Path, minutes: float, address: str, cpus: int, gpus: float
     ):
         self._place, self._minutes, self._cpus = place, minutes, cpus
+        _check_answer(address)
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # or it would tell its makers
         if address == LOCAL:
-            # A token for this batch alone: Ray would leave one in the user's home folder.
+            # A token for this batch alone, since Ray would leave one in the user's home folder.
+            # It reads them when it is imported.
             os.environ.setdefault("RAY_AUTH_MODE", "token")
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         try:
@@ -47,7 +49,6 @@ class OnRay:
         except ImportError:
             raise BatchError("Ray is not installed here: `pip install ray`") from None
         self._ray = ray
-        _check_answer(address)
         self._staged = tempfile.TemporaryDirectory(prefix="mathllm-ray-")
         _stage(root, Path(self._staged.name))
         self._connect(address)

@@ -1,19 +1,27 @@
-"""How good it is, and how sure that is. Knows problems, engines and answers, not Kaggle."""
+"""How good it is, and how sure that is. Knows problems, engines and answers, not Kaggle.
 
-from mathllm.evaluation.grading import equivalent, grade
-from mathllm.evaluation.results import Header, read_results, write_results
-from mathllm.evaluation.running import Sampling, evaluate
-from mathllm.evaluation.sets import load_set
-from mathllm.evaluation.tables import accuracy_table
+The names below come from their modules when they are first asked for: the command line reads
+this package at each start, and must not wait for torch.
+"""
 
-__all__ = [
-    "Header",
-    "Sampling",
-    "accuracy_table",
-    "equivalent",
-    "evaluate",
-    "grade",
-    "load_set",
-    "read_results",
-    "write_results",
-]
+from importlib import import_module
+from typing import Any
+
+_HOMES = {
+    "Header": "results",
+    "Sampling": "running",
+    "accuracy_table": "tables",
+    "equivalent": "grading",
+    "evaluate": "running",
+    "grade": "grading",
+    "load_set": "sets",
+    "read_results": "results",
+    "write_results": "results",
+}
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
