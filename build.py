@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The command line: lay out what goes to Kaggle, and rehearse it here.
+"""The command line: everything that a person does with this repository.
 
 Knows arguments and exit statuses. Everything else is in src/mathllm, which need not be
 installed, and the working directory does not matter.
@@ -16,14 +16,16 @@ sys.path.insert(0, str(ROOT / "src"))
 from mathllm.arguments import FAILED, OK, add_parameters  # noqa: E402 (found by the line above)
 from mathllm.batches import commands as batches  # noqa: E402
 from mathllm.competition import commands as bundle  # noqa: E402
+from mathllm.competition.settings import CURRENT  # noqa: E402
 from mathllm.delivery import commands as delivery  # noqa: E402
 from mathllm.delivery.credentials import user_name  # noqa: E402
 from mathllm.errors import TryAgainError, UserError  # noqa: E402
+from mathllm.evaluation import commands as evaluation  # noqa: E402
 
 USER_ERROR, TRY_AGAIN = 2, 3
 
 DESCRIPTION = """\
-From a weights folder to a Kaggle submission.
+From a weights folder to a Kaggle submission, and how good it is.
 
   vendor     lay out build/: source and weights as datasets, the kernel, a manifest
   rehearse   play Kaggle with build/: a commit run and two reruns, without a network
@@ -32,6 +34,7 @@ From a weights folder to a Kaggle submission.
 
   run        run a notebook with checked parameters
   batch      run notebooks over a grid of parameters, and compare what they measured
+  report     what result files say, as a text with plots, or a page
   wheels     lock the packages that Kaggle's image lacks
   fetch      download the competition's files
   check      whether everything is there that a delivery needs
@@ -63,6 +66,7 @@ def parser() -> argparse.ArgumentParser:
     commands = main.add_subparsers(dest="command", required=True, metavar="COMMAND")
     bundle.add_commands(commands, ROOT, user_name)
     _add_run(commands)
+    evaluation.add_commands(commands, ROOT, CURRENT)
     batches.add_commands(commands, ROOT)
     delivery.add_commands(commands, ROOT)
     return main
