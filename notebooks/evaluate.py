@@ -76,8 +76,9 @@ from mathllm.data.sources import Filters
 from mathllm.evaluation import Sampling, accuracy_table, evaluate, load_set, tables, votes
 from mathllm.evaluation.curves import depth_curve, problem_times, read_depths
 from mathllm.evaluation.engines import open_engines
-from mathllm.evaluation.plots import plot_accuracy, plot_depth, plot_times, plot_voting
+from mathllm.evaluation.plots import plot_depth, plot_times, plot_voting
 from mathllm.evaluation.rendering import answers_html, row_text
+from mathllm.evaluation.report_plots import plot_groups
 from mathllm.metrics import record
 from mathllm.parameters import check_parameters, parse_list, parse_mapping
 
@@ -131,12 +132,12 @@ groups = [by for by in ("subject", "level") if problems.rows[by].is_not_null().a
 display(tables.summary_table(results))
 for by in groups:
     display(accuracy_table(voted, by))
-if groups:
-    display(plot_accuracy(accuracy_table(voted, groups[0])))
 
 # %%
 for by in groups:
-    display(tables.group_table(results, by))
+    figure, reading = plot_groups(tables.group_table(results, by))
+    print(reading)
+    display(tables.group_table(results, by), figure)
 display(tables.group_table(tables.with_bins(results, "tokens"), "tokens_bin"))
 
 # %% [markdown]

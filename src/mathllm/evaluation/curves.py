@@ -74,7 +74,9 @@ def depth_reading(curve: pl.DataFrame) -> str:
     text = f"{best['right']:.0%} are right ({_range(best)}) at {_counted(best['steps'], STEP)}"
     if first["steps"] == last["steps"]:
         return f"{text}."
-    text += ", the most of all depths; "
+    same = curve.filter((pl.col("right") == best["right"]) & (pl.col("steps") != best["steps"]))
+    also = " and ".join(str(steps) for steps in same["steps"])
+    text += f", as at {also}; " if also else ", the most of all depths; "
     deepest, shallowest = _counted(last["steps"], STEP), _counted(first["steps"], STEP)
     if first["seconds_per_token"] and last["seconds_per_token"]:
         ratio = last["seconds_per_token"] / first["seconds_per_token"]

@@ -10,24 +10,6 @@ from matplotlib.figure import Figure
 from mathllm.evaluation.curves import depth_reading, time_reading, voting_reading
 
 
-def plot_accuracy(table: pl.DataFrame) -> Figure:
-    """Bars of right answers in percent, a group for each row of an `accuracy_table`."""
-    group, _, *engines = table.columns
-    figure = Figure(figsize=(8, 3.6), layout="constrained")
-    axes = figure.subplots()
-    width = 0.8 / len(engines)
-    for number, engine in enumerate(engines):
-        share = 100 * table[engine] / table["problems"]
-        places = [i + (number - (len(engines) - 1) / 2) * width for i in range(len(table))]
-        bars = axes.bar(places, share, width * 0.95, label=engine)
-        axes.bar_label(bars, fmt="%.0f", fontsize=7)
-    names = [f"{n}\n({c})" for n, c in zip(table[group], table["problems"], strict=True)]
-    axes.set_xticks(range(len(table)), names, fontsize=8)
-    axes.set(ylabel="right (%)", ylim=(0, 109), xlabel=f"{group} (problems)")
-    _legend(axes, len(engines))
-    return figure
-
-
 def plot_voting(curve: pl.DataFrame) -> tuple[Figure, str]:
     """pass@k and maj@k of a `votes.voting_curve` against k, and what they say."""
     figure = Figure(figsize=(7, 3.6), layout="constrained")
