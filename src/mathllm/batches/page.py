@@ -1,4 +1,4 @@
-"""A batch as one page that needs no other file and no network, light or dark, wide or narrow.
+"""A batch as one page that needs no other file and no network.
 
 Knows HTML. Knows nothing of where the figures come from.
 """
@@ -10,28 +10,10 @@ from typing import Any
 
 import polars as pl
 
+from mathllm import pages
 from mathllm.batches.plan import Batch
 from mathllm.batches.plots import plot_setting
 from mathllm.batches.summary import COUNT, DONE, MINUTES, SPREAD, Summary
-
-_STYLE = """
-:root { color-scheme: light dark; --ink: #1c1e21; --paper: #fff; --line: #d5d8dc; --pale: #5c6470;
-  --best: #e3f0ff; --bad: #b3261e; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e4e6ea; --paper: #16181c; --line: #3a3f47;
-  --pale: #9aa3af; --best: #17324f; --bad: #ff8a80; } }
-body { margin: 0 auto; max-width: 60rem; padding: 1rem; color: var(--ink);
-  background: var(--paper); font: 16px/1.5 system-ui, sans-serif; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
-.about { color: var(--pale); }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line); text-align: right;
-  white-space: nowrap; }
-th { color: var(--pale); font-weight: 600; }
-tr.best td { background: var(--best); }
-figure { margin: 1rem 0; } figure svg { width: 100%; height: auto; max-width: 42rem; }
-.bad { color: var(--bad); } code { overflow-wrap: anywhere; }
-"""
 
 
 def write_page(path: Path, batch: Batch, summary: Summary) -> None:
@@ -41,7 +23,7 @@ def write_page(path: Path, batch: Batch, summary: Summary) -> None:
     better = "more" if metric.higher else "less"
     parts = [
         f"<h1>{_text(batch.path.stem)}</h1>",
-        f'<p class="about">{_text(batch.about)}</p>' if batch.about else "",
+        f'<p class="note">{_text(batch.about)}</p>' if batch.about else "",
         f"<p>{len(summary.runs)} runs: {_text(counts)}. Compared by {_text(metric.name)}"
         f"{f' ({_text(metric.unit)})' if metric.unit else ''}; {better} is better.</p>",
         *_comparison(batch, summary),
@@ -50,16 +32,7 @@ def write_page(path: Path, batch: Batch, summary: Summary) -> None:
         "<h2>Every run</h2>",
         _table(summary.runs),
     ]
-    page = (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{_text(batch.path.stem)}</title><style>{_STYLE}</style></head>\n<body>\n"
-        + "\n".join(filter(None, parts))
-        + "\n</body></html>\n"
-    )
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(page, encoding="utf-8")
-    part.replace(path)
+    pages.write_page(path, batch.path.stem, "\n".join(filter(None, parts)))
 
 
 def _comparison(batch: Batch, summary: Summary) -> Iterable[str]:
@@ -112,7 +85,7 @@ def _table(frame: pl.DataFrame, best: bool = False) -> str:
         + "</tr>"
         for number, row in enumerate(frame.iter_rows())
     ]
-    return f'<div class="wide"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
+    return f'<div class="box"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
 
 
 def _figure(value: Any) -> str:
