@@ -137,6 +137,16 @@ def test_a_dry_run_changes_nothing_and_says_every_call(desk: Desk) -> None:
     assert not desk.standin.submissions
 
 
+def test_a_dry_run_keeps_what_is_half_sent(desk: Desk) -> None:
+    desk.standin.fault("CreateDataset", "status", code=400)
+    with pytest.raises(DeliveryError):
+        desk.push()
+    kept = sorted(desk.place.uploads.rglob("*.json"))
+    assert kept
+    desk.push(dry_run=True)
+    assert sorted(desk.place.uploads.rglob("*.json")) == kept
+
+
 def test_only_what_changed_gets_a_version(desk: Desk) -> None:
     desk.push()
     desk.vendor_other()

@@ -128,6 +128,14 @@ def test_a_conflict_may_be_tried_again_and_a_bug_stays_a_bug() -> None:
     assert explained("x", bug) is bug
 
 
+def test_a_full_disk_is_no_lost_connection() -> None:
+    full = OSError(28, "No space left on device", "/data/uploads/trm.zip")
+    assert not is_passing(full)
+    fault = explained("upload to a/b", full)
+    assert type(fault) is DeliveryError
+    assert "/data/uploads/trm.zip: No space left on device" in str(fault)
+
+
 # ------------------------------------------------------------------- credentials
 
 
@@ -215,6 +223,9 @@ def test_a_good_submission_is_read(tmp_path: Path) -> None:
         ({"id": ["a"], "answer": [-1]}, "a has -1"),
         ({"id": ["a"], "answer": [0.5]}, r"a has 0\.5"),
         ({"id": ["a", None], "answer": [1, 2]}, "without an id"),
+        ({"id": ["a"], "answer": [float("nan")]}, "a has nan"),
+        ({"id": ["a"], "answer": [float("inf")]}, "a has inf"),
+        ({"id": ["a"], "answer": ["many"]}, "of type String"),
         ({"id": [], "answer": []}, "no rows"),
     ],
 )

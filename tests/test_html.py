@@ -3,7 +3,6 @@
 import base64
 import re
 from html.parser import HTMLParser
-from pathlib import Path
 
 import nbformat
 import pytest
@@ -124,7 +123,7 @@ def test_a_page_is_whole_or_not_there(page, tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr("mathllm.files.os.fsync", full)
     with pytest.raises(OSError, match="No space"):
         export_html(tmp_path / "run.ipynb")
     assert (tmp_path / "run.html").read_text(encoding="utf-8") == page

@@ -24,10 +24,14 @@ def sync(path: Path) -> None:
 
 def write_json(path: Path, content: Any) -> None:
     """Write a JSON file, whole or not at all, on the disk before it has its name."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text, whole or not at all, on the disk before it has its name."""
     part = path.with_name(f".{path.name}.part")
     with part.open("w", encoding="utf-8") as file:
-        json.dump(content, file, indent=2, ensure_ascii=False)
-        file.write("\n")
+        file.write(text)
         file.flush()
         os.fsync(file.fileno())
     part.replace(path)

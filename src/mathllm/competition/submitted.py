@@ -23,7 +23,9 @@ def read_submission(path: Path) -> dict[str, int]:
     if repeated := ids.filter(ids.is_duplicated()).to_list():
         raise ProblemFileError(f"{path} has the id {repeated[0]} more than once")
     low, high = CURRENT.answer_min, CURRENT.answer_max
+    if not answers.dtype.is_numeric():
+        raise ProblemFileError(f"{path} has answers of type {answers.dtype}, they must be integers")
     for id_, answer in zip(ids, answers, strict=True):
-        if int(answer) != answer or not low <= int(answer) <= high:
+        if not low <= answer <= high or int(answer) != answer:
             raise ProblemFileError(f"{path}: {id_} has {answer}, no integer from {low} to {high}")
     return {id_: int(answer) for id_, answer in zip(ids, answers, strict=True)}

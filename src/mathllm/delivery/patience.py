@@ -46,11 +46,12 @@ def status_of(fault: Exception) -> int | None:
 
 def is_passing(fault: Exception) -> bool:
     """Whether the same question may get another answer later: no connection, or no time."""
-    lost = (requests.ConnectionError, requests.Timeout, urllib3.exceptions.HTTPError, OSError)
+    # Not every OSError: a disk that is full is no lost connection.
+    lost = (requests.ConnectionError, requests.Timeout, ConnectionError, TimeoutError)
     if isinstance(fault, requests.HTTPError):
         return status_of(fault) in _PASSING
     # A page for people where the client expects JSON: something stands in the way.
-    return isinstance(fault, (*lost, json.JSONDecodeError))
+    return isinstance(fault, (*lost, urllib3.exceptions.HTTPError, json.JSONDecodeError))
 
 
 def asked_for(fault: Exception) -> float | None:

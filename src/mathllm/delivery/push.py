@@ -65,7 +65,8 @@ def bring_datasets(kaggle: Kaggle, build: Path, place: Place) -> list[str]:
     digests = bundle.describe(build).digests
     parts = [_part(build, place, name, digest) for name, digest in digests.items()]
     sources = [bring(kaggle, part, place.uploads) for part in parts]
-    shutil.rmtree(place.uploads, ignore_errors=True)
+    if not kaggle.dry_run:  # which must not lose what is half-sent
+        shutil.rmtree(place.uploads, ignore_errors=True)
     return sources
 
 

@@ -11,13 +11,13 @@ status, public_score, private_score, error
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from mathllm.competition import bundle
 from mathllm.environment import commit
 from mathllm.errors import DeliveryError
+from mathllm.files import write_text
 
 
 def write(path: Path, record: dict[str, Any]) -> None:
@@ -25,12 +25,7 @@ def write(path: Path, record: dict[str, Any]) -> None:
     records = [record if old["ref"] == record["ref"] else old for old in read(path)]
     if record not in records:
         records.append(record)
-    part = path.with_name(f".{path.name}.part")
-    with part.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(one, sort_keys=True) + "\n" for one in records)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    write_text(path, "".join(json.dumps(one, sort_keys=True) + "\n" for one in records))
 
 
 def read(path: Path) -> list[dict[str, Any]]:

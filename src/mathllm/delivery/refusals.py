@@ -34,6 +34,9 @@ def explained(what: str, fault: Exception) -> Exception:
         return TryAgainError(f"Kaggle is busy with the same thing ({what}): repeat the command")
     if status is not None:
         return DeliveryError(f"Kaggle refused it with status {status} ({what}): {_words(fault)}")
+    if isinstance(fault, OSError) and fault.strerror:
+        place = f"{fault.filename}: " if fault.filename else ""
+        return DeliveryError(f"{place}{fault.strerror} on this machine ({what}): mend that first")
     if isinstance(fault, ValueError):  # the client's own checks
         return DeliveryError(f"the kaggle client refused it ({what}): {_words(fault)}")
     return fault

@@ -6,6 +6,8 @@ Knows the frame of a page and the template of a notebook's. Knows nothing of wha
 from html import escape
 from pathlib import Path
 
+from mathllm.files import write_text
+
 TEMPLATES = Path(__file__).parent  # for nbconvert; NOTEBOOK is the template in it
 NOTEBOOK = "notebook"
 # The browser itself refuses whatever would come from elsewhere, and every script.
@@ -27,6 +29,4 @@ def html_page(title: str, body: str) -> str:
 def write_page(path: Path, title: str, body: str) -> None:
     """The whole page, or the one that was there before."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(html_page(title, body), encoding="utf-8")
-    part.replace(path)
+    write_text(path, html_page(title, body))
