@@ -258,15 +258,19 @@ def test_any_text_is_answered_by_the_real_solver(real, id_, problem):
 
 
 # What serve() uses of the competition's own package, version 0.9: one class, two methods.
+# It takes nothing but plain functions that have a name.
 STAND_IN = """
 import os
 from pathlib import Path
+from types import FunctionType
 
 import polars as pl
 
 class AIMO3InferenceServer:
     def __init__(self, *listeners):
         (self.predict,) = listeners
+        if not isinstance(self.predict, FunctionType):
+            raise ValueError(f"endpoint listeners must be functions, got {type(self.predict)}")
         assert self.predict.__name__ == "predict"
 
     def serve(self):

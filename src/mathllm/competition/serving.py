@@ -79,7 +79,8 @@ def _survived(rerun: bool) -> Iterator[None]:
 def _run(submission: Submission, test_file: Path | None) -> None:
     """From listening to the end; `test_file` is a commit run's, None in a rerun."""
     journal = submission.journal
-    server = _competitions_server(submission) or InferenceServer(submission.predict)
+    endpoint = _endpoint(submission)
+    server = _competitions_server(endpoint, submission.rerun) or InferenceServer(endpoint)
     ours = isinstance(server, InferenceServer)
     port = server.start() if ours else None
     journal.write("listening", package="mathllm" if ours else CURRENT.package, port=port)
@@ -101,7 +102,20 @@ def _run(submission: Submission, test_file: Path | None) -> None:
     submission.close(cause)
 
 
-def _competitions_server(submission: Submission) -> Any:
+def _endpoint(submission: Submission) -> Callable[..., Any]:
+    """The function that the gateway calls, by its name.
+
+    A plain one: version 0.9 of the competition's package takes no bound method, no partial
+    and no callable object.
+    """
+
+    def predict(*columns: Any) -> Any:
+        return submission.predict(*columns)
+
+    return predict
+
+
+def _competitions_server(endpoint: Callable[..., Any], rerun: bool) -> Any:
     """The competition's own server, where its files are at hand and can be imported.
 
     Raises what importing raised in a commit run; in a rerun ours takes its place, since both
@@ -114,9 +128,9 @@ def _competitions_server(submission: Submission) -> Any:
     sys.path += [str(folder), str(folder / CURRENT.package)]
     try:
         module = importlib.import_module(CURRENT.server_module)
-        return getattr(module, CURRENT.server_class)(submission.predict)
+        return getattr(module, CURRENT.server_class)(endpoint)
     except Exception as error:
-        if not submission.rerun:
+        if not rerun:
             raise
         print(f"{CURRENT.package} cannot be used, ours stands in: {cause_of(error)}")
         return None
