@@ -3,8 +3,8 @@ from answer_cases import CASES
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from mathllm.answers.extract import last_box
 from mathllm.solving import extract_answer
-from mathllm.solving.answers import last_box
 
 
 @pytest.mark.parametrize(("text", "answer", "why"), CASES, ids=[c[2] for c in CASES])

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from mathllm.answers import extract
 from mathllm.competition import paths
 from mathllm.competition.settings import AIMO3, CURRENT, penalised_score
 from mathllm.data import problems
 from mathllm.errors import ParameterError, ProblemFileError
-from mathllm.solving import answers
 
 
 def test_a_problem_earns_a_point_when_both_runs_are_right_and_half_when_one_is() -> None:
@@ -28,7 +28,7 @@ def test_a_score_of_another_number_of_runs_is_refused(runs: list[bool]) -> None:
 def test_the_current_competition_agrees_with_the_modules_that_must_not_import_it() -> None:
     assert CURRENT is AIMO3
     assert CURRENT.runs == 2
-    ranges = {(module.ANSWER_MIN, module.ANSWER_MAX) for module in (answers, problems)}
+    ranges = {(module.ANSWER_MIN, module.ANSWER_MAX) for module in (extract, problems)}
     assert ranges == {(CURRENT.answer_min, CURRENT.answer_max)}
     assert (CURRENT.id_column, CURRENT.problem_column) == problems.COLUMNS
     assert CURRENT.answer_column == problems.ANSWER

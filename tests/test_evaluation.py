@@ -13,7 +13,7 @@ from conftest import ROOT, shared_file
 from polars.testing import assert_frame_equal
 from scripted import Scripted, header, make_problems, make_tokenizer
 
-from mathllm.data.boxes import last_box
+from mathllm.answers.boxes import last_box
 from mathllm.data.chat import load_tokenizer
 from mathllm.data.reserved import Reserved
 from mathllm.data.selection import select_rows

@@ -8,11 +8,12 @@ from itertools import pairwise
 import pytest
 from conftest import shared_file
 
-from mathllm.data.boxes import last_box
+from mathllm.answers import sympy_process
+from mathllm.answers.boxes import last_box
+from mathllm.answers.equivalent import grade
+from mathllm.answers.values import integer_value
 from mathllm.evaluation import equivalent
-from mathllm.evaluation.grading import grade
-from mathllm.solving import extract_answer, mathematics
-from mathllm.solving.values import integer_value
+from mathllm.solving import extract_answer
 
 SECONDS = 20.0  # a busy machine's share for one comparison, far above what it takes
 needs_math_verify = pytest.mark.skipif(
@@ -179,7 +180,7 @@ def test_a_text_is_graded_by_its_box_or_closing_integer(text, truth, right):
 
 @needs_math_verify
 def test_time_that_runs_out_is_no_equivalence():
-    mathematics.integer_of("1", 60)
+    sympy_process.integer_of("1", 60)
     before = time.monotonic()
     assert not equivalent("10^{9}!+x", "x+y", 0.5)
     assert time.monotonic() - before < 1.5
@@ -251,7 +252,7 @@ def test_every_real_box_is_found_and_is_equivalent_to_itself(solutions):
 @needs_math_verify
 def test_real_boxes_give_an_integer_exactly_where_they_are_one_in_range(solutions):
     """By sympy on math-verify's parse, here in this process, against extract_answer."""
-    mathematics.integer_of("1", 60)
+    sympy_process.integer_of("1", 60)
     slowest, misread = 0.0, set()
     for solution in solutions:
         content = last_box(solution)
@@ -316,4 +317,4 @@ def test_real_answers_of_other_problems_are_wrong(solutions):
 
 
 def same_text(a, b):
-    return mathematics.normal_text(a) == mathematics.normal_text(b)
+    return sympy_process.normal_text(a) == sympy_process.normal_text(b)

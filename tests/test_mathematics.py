@@ -1,4 +1,4 @@
-"""The worker behind mathematics.py: what it computes, and that its limits hold."""
+"""The worker behind sympy_process.py: what it computes, and that its limits hold."""
 
 import importlib.util
 import os
@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from mathllm.solving import mathematics
-from mathllm.solving.formulas import explicit
-from mathllm.solving.mathematics import PROGRAM, Worker, integer_of, same
+from mathllm.answers import sympy_process
+from mathllm.answers.formulas import explicit
+from mathllm.answers.sympy_process import PROGRAM, Worker, integer_of, same
 
 SLACK = 1.0  # seconds for a busy machine, beyond a call's own limit
 needs_math_verify = pytest.mark.skipif(
@@ -195,7 +195,7 @@ def test_memory_is_limited_and_a_worker_that_runs_out_is_replaced(tmp_path):
     worker.program = PROGRAM
     assert worker.ask({"what": "integer", "latex": "4"}, 60) == "4"
     limits = Path(f"/proc/{worker.pid}/limits").read_text()
-    assert f"Max address space {mathematics.MEMORY}" in " ".join(limits.split())
+    assert f"Max address space {sympy_process.MEMORY}" in " ".join(limits.split())
     worker.close()
 
 
@@ -250,7 +250,7 @@ def test_a_forked_child_has_a_worker_of_its_own():
     child = os.fork()
     if child == 0:
         right = integer_of(r"\sqrt{25}", 60) == 5
-        mathematics.close()
+        sympy_process.close()
         os._exit(0 if right else 1)
     assert integer_of(r"\sqrt{16}", 60) == 4
     assert os.waitpid(child, 0)[1] == 0
@@ -260,7 +260,7 @@ def test_a_forked_child_has_a_worker_of_its_own():
 def test_the_worker_ends_with_its_asker_even_amid_a_question():
     """The asker is killed while a formula without end is computed."""
     code = (
-        "from mathllm.solving import mathematics as m\n"
+        "from mathllm.answers import sympy_process as m\n"
         "m.integer_of('1', 60)\n"
         "print(m._worker.pid, flush=True)\n"
         "m.integer_of('10^{9}!', 1.0)\n"
@@ -289,10 +289,11 @@ def _alive(pid):
 def test_neither_sympy_nor_a_worker_is_loaded_before_it_is_needed():
     code = (
         "import sys\n"
-        "from mathllm.solving import extract_answer, mathematics\n"
+        "from mathllm.answers import sympy_process\n"
+        "from mathllm.answers.extract import extract_answer\n"
         "assert extract_answer(r'\\boxed{\\frac{84}{2}}') == 42\n"
         "assert extract_answer(r'\\boxed{x^2}') is None\n"
-        "assert mathematics._worker.pid is None\n"
+        "assert sympy_process._worker.pid is None\n"
         "assert 'math_verify' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -301,12 +302,12 @@ def test_neither_sympy_nor_a_worker_is_loaded_before_it_is_needed():
 @pytest.fixture
 def _not_installed(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)  # noqa: ARG005
-    monkeypatch.setattr(mathematics, "_worker", Worker(PROGRAM.with_name("absent.py")))
+    monkeypatch.setattr(sympy_process, "_worker", Worker(PROGRAM.with_name("absent.py")))
 
 
 @pytest.mark.usefixtures("_not_installed")
 def test_without_math_verify_text_and_fractions_are_compared():
-    assert not mathematics.available()
+    assert not sympy_process.available()
     assert integer_of(r"\sqrt{16}") is None
     assert same(r"\sqrt{16}", r"\sqrt 16") is False
     assert same(r"\sqrt2", r"\sqrt{2}")
@@ -315,13 +316,13 @@ def test_without_math_verify_text_and_fractions_are_compared():
     assert same("1{,}234", "1234")
     assert not same("1", "2")
     assert not same("x", "y")
-    assert mathematics._worker.pid is None, "nothing was started"
+    assert sympy_process._worker.pid is None, "nothing was started"
 
 
 def test_a_math_verify_that_does_not_load_counts_as_not_installed(tmp_path, monkeypatch):
     path = tmp_path / "program.py"
     path.write_text("import socket\nsocket.socket(fileno=0).sendall(b'{\"ready\": false}\\n')\n")
-    monkeypatch.setattr(mathematics, "_worker", Worker(path))
+    monkeypatch.setattr(sympy_process, "_worker", Worker(path))
     assert same(r"\frac12", "0.5", 20)
-    assert not mathematics.available()
+    assert not sympy_process.available()
     assert integer_of("4", 20) is None

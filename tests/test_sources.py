@@ -9,8 +9,8 @@ from conftest import shared_file
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mathllm.answers.boxes import last_box
 from mathllm.data import load_problems
-from mathllm.data.boxes import last_box
 from mathllm.data.conversions import SCHEMA, plain
 from mathllm.data.sources import (
     Filters,

@@ -15,12 +15,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from mathllm.answers import sympy_process
 from mathllm.competition import attached, faults, installed, paths, reference
 from mathllm.competition.journal import NAME, Journal, is_unfinished, warnings_to
 from mathllm.competition.listener import InferenceServer
 from mathllm.competition.settings import CURRENT
 from mathllm.competition.submission import Submission, cause_of
-from mathllm.solving import Budget, EngineSettings, Solver, SolverSettings, load_solver, mathematics
+from mathllm.solving import Budget, EngineSettings, Solver, SolverSettings, load_solver
 
 __all__ = ["Submission", "serve"]
 
@@ -183,7 +184,7 @@ def _load_solver(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     log = paths.working_dir()
     solver = load_solver(folder, settings, device, engine, strict, log, backbone)
-    journal.write("mathematics", package=mathematics.origin())
+    journal.write("mathematics", package=sympy_process.origin())
     if fault := os.environ.get(faults.VARIABLE):  # a rehearsal's, never set on Kaggle
         faults.inject(fault, solver)
     return solver

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 
 import polars as pl
 
-from mathllm.data.boxes import last_box
+from mathllm.answers.boxes import last_box
 from mathllm.errors import DataError
 
 SCHEMA = ("id", "source", "problem", "solution", "answer", "level", "subject")

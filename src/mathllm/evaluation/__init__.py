@@ -8,15 +8,15 @@ from importlib import import_module
 from typing import Any
 
 _HOMES = {
-    "Header": "results",
-    "Sampling": "running",
-    "accuracy_table": "tables",
-    "equivalent": "grading",
-    "evaluate": "running",
-    "grade": "grading",
-    "load_set": "sets",
-    "read_results": "results",
-    "write_results": "results",
+    "Header": "evaluation.results",
+    "Sampling": "evaluation.running",
+    "accuracy_table": "evaluation.tables",
+    "equivalent": "answers.equivalent",
+    "evaluate": "evaluation.running",
+    "grade": "answers.equivalent",
+    "load_set": "evaluation.sets",
+    "read_results": "evaluation.results",
+    "write_results": "evaluation.results",
 }
 __all__ = list(_HOMES)
 
@@ -24,4 +24,4 @@ __all__ = list(_HOMES)
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(import_module(f"mathllm.{_HOMES[name]}"), name)

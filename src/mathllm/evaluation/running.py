@@ -15,18 +15,18 @@ import polars as pl
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from mathllm.data.boxes import NUMBER, last_box
+from mathllm.answers.boxes import NUMBER, last_box
+from mathllm.answers.equivalent import grade
+from mathllm.answers.values import MAX_BITS, integer_value
 from mathllm.data.chat import end_of_turn_id, padding_id, prompt_text
 from mathllm.data.problems import ANSWER_MAX, ANSWER_MIN
 from mathllm.decoding import Completion, SamplingConfig
 from mathllm.errors import ParameterError
 from mathllm.evaluation.engines import Engine
-from mathllm.evaluation.grading import grade
 from mathllm.evaluation.results import TOO_LONG, Header, ResultFile
 from mathllm.evaluation.sets import ProblemSet
 from mathllm.solving import extract_answer
 from mathllm.solving.solver import BROKEN, BrokenSampleError, sample_seed
-from mathllm.solving.values import MAX_BITS, integer_value
 
 _INTEGER = re.compile(r"[-−]?(?:" + NUMBER.pattern + r")", re.ASCII)
 

@@ -12,9 +12,9 @@ from itertools import combinations
 import numpy as np
 import polars as pl
 
+from mathllm.answers.sympy_process import normal_text
 from mathllm.errors import ParameterError
 from mathllm.evaluation.statistics import LEVEL, Interval, bootstrap, pass_at_k
-from mathllm.solving.mathematics import normal_text
 
 RIGHT, NONE = 0, -1  # the right answer's number, and that of a sample without an answer
 ENUMERATED = 4000  # subsets of a problem's samples, up to which all of them vote

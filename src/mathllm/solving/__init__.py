@@ -1,6 +1,6 @@
 """A problem in, an integer out."""
 
-from mathllm.solving.answers import extract_answer
+from mathllm.answers.extract import extract_answer
 from mathllm.solving.attempts import Attempt
 from mathllm.solving.budget import Budget
 from mathllm.solving.loading import EngineSettings, load_model, load_solver

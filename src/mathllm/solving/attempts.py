@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
-from mathllm.solving.answers import extract_answer
+from mathllm.answers.extract import extract_answer
 
 if TYPE_CHECKING:  # torch and transformers take seconds; whoever only votes is spared them
     from transformers import PreTrainedTokenizerBase

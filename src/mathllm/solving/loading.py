@@ -89,9 +89,9 @@ def load_solver(
     `load_fault` says so, as it does of an endpoint that does not answer, which leaves the
     TRM. A server that is started writes into the folder `log`. Raises EngineError if strict.
     """
+    from mathllm.answers import sympy_process
     from mathllm.data.chat import load_tokenizer
     from mathllm.decoding import BackboneDecoder, Decoder
-    from mathllm.solving import mathematics
     from mathllm.solving.remote import EngineError, RemoteEngine, start_server, wait_until_ready
 
     engine = engine or EngineSettings()
@@ -123,7 +123,7 @@ def load_solver(
             if strict:
                 raise
             load_fault = f"{fault}; the TRM answers"
-    mathematics.integer_of("1", WORKER_SECONDS)  # its first start may take longer than a call may
+    sympy_process.integer_of("1", WORKER_SECONDS)  # its first start may take longer than a call may
     tools = None
     if engine.tool_kernels:
         from mathllm.solving.sandbox import SandboxPool, SandboxSettings

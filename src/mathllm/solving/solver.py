@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from mathllm.answers.extract import ANSWER_MAX, ANSWER_MIN
 from mathllm.errors import ParameterError
-from mathllm.solving.answers import ANSWER_MAX, ANSWER_MIN
 from mathllm.solving.attempts import Asked, Attempt, Tools, draw
 from mathllm.solving.budget import next_wave
 from mathllm.solving.voting import WEIGHTS, Ballot, decided, vote

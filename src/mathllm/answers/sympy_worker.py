@@ -1,4 +1,4 @@
-"""The program that mathematics.py runs: one question a line in, one reply a line out.
+"""The program that sympy_process.py runs: one question a line in, one reply a line out.
 
 Knows math-verify and sympy. Knows nothing of time limits but the one that ends it should
 nobody be there to do so, and nothing of mathllm: it runs as a file by itself, so that it

@@ -18,12 +18,12 @@ The rules where graders differ:
 import re
 from fractions import Fraction
 
-from mathllm.data.boxes import last_box
-from mathllm.solving import mathematics
-from mathllm.solving.answers import extract_answer
-from mathllm.solving.formulas import explicit
-from mathllm.solving.mathematics import normal_text
-from mathllm.solving.values import MAX_BITS, rational_value
+from mathllm.answers import sympy_process
+from mathllm.answers.boxes import last_box
+from mathllm.answers.extract import extract_answer
+from mathllm.answers.formulas import explicit
+from mathllm.answers.sympy_process import normal_text
+from mathllm.answers.values import MAX_BITS, rational_value
 
 _BASE = re.compile(r"(?:[A-Za-z]=)?(?P<numeral>[0-9A-F.]+)_(?P<base>\d+|\{[\w\\{}]*\})", re.ASCII)
 _RATIO = re.compile(r"[\d.,]+(?::[\d.,]+)+", re.ASCII)
@@ -48,7 +48,7 @@ def equivalent(answer: str, truth: str, seconds: float = 5.0) -> bool:
             return verdict
     if (verdict := _by_value(answer, truth)) is not None:
         return verdict
-    return mathematics.same(explicit(answer) or answer, explicit(truth) or truth, seconds)
+    return sympy_process.same(explicit(answer) or answer, explicit(truth) or truth, seconds)
 
 
 def grade(text: str, truth: str, seconds: float = 5.0) -> bool:

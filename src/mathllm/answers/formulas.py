@@ -11,7 +11,7 @@ out, and whatever people themselves read in two ways is refused.
 
 import re
 
-from mathllm.solving.values import LABEL, MAX_DEPTH, SPACE, formula_of
+from mathllm.answers.values import LABEL, MAX_DEPTH, SPACE, formula_of
 
 _NUMBER = re.compile(r"\d+(?:\.\d+)?", re.ASCII)
 _COMMAND = re.compile(r"\\[A-Za-z]+")

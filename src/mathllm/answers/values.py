@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 from fractions import Fraction
 
-from mathllm.data.boxes import NUMBER
+from mathllm.answers.boxes import NUMBER
 
 MAX_CONTENT = 2000  # characters; a longer box holds an essay, not an integer
 MAX_BITS = 4096  # of any intermediate value, so that 9^{9^9} costs nothing

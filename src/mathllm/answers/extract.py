@@ -8,11 +8,11 @@ in the text; a formula beyond that has SECONDS of sympy's time, if math-verify i
 
 import re
 
-from mathllm.data.boxes import NUMBER, last_box
+from mathllm.answers import sympy_process
+from mathllm.answers.boxes import NUMBER, last_box
+from mathllm.answers.formulas import explicit
+from mathllm.answers.values import integer_value
 from mathllm.data.problems import ANSWER_MAX, ANSWER_MIN
-from mathllm.solving import mathematics
-from mathllm.solving.formulas import explicit
-from mathllm.solving.values import integer_value
 
 SECONDS = 2.0  # of the worker's time for one formula, its start included
 
@@ -56,7 +56,7 @@ def boxed_integer(content: str, seconds: float = SECONDS) -> int | None:
     """
     value = integer_value(content)
     if value is None and (formula := explicit(content)):
-        value = mathematics.integer_of(formula, seconds)
+        value = sympy_process.integer_of(formula, seconds)
     return value
 
 

@@ -20,9 +20,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mathllm.solving.values import rational_value
+from mathllm.answers.values import rational_value
 
-PROGRAM = Path(__file__).with_name("mathematics_worker.py")
+PROGRAM = Path(__file__).with_name("sympy_worker.py")
 MEMORY = 1 << 30  # bytes of address space; with sympy loaded the worker has about 200 MB
 START_SECONDS = 60.0  # until a worker that is not ready counts as hung; cold disks are slow
 MAX_LATEX = 2000  # characters; two such questions fit any socket's buffer
