@@ -23,7 +23,7 @@ import torch
 from tqdm import tqdm
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from mathllm.decoding import Decoder, Progress, SamplingConfig
+from mathllm.engines import Decoder, Progress, SamplingConfig
 from mathllm.trm import RecursiveLM, TRMConfig
 
 PRESETS = {

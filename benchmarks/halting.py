@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from mathllm.data.arithmetic import generate
 from mathllm.data.chat import end_of_turn_id, load_tokenizer, prompt_ids
-from mathllm.decoding import HALTING_THRESHOLD, Decoder, SamplingConfig
+from mathllm.engines import HALTING_THRESHOLD, Decoder, SamplingConfig
 from mathllm.errors import UserError
 from mathllm.evaluation.halting import disagreement
 from mathllm.solving import extract_answer, load_model

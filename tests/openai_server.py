@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from mathllm.data.chat import load_tokenizer
-from mathllm.decoding import Decoder, SamplingConfig
+from mathllm.engines import Decoder, SamplingConfig
 from mathllm.solving import load_model
 
 TINY = Path(__file__).resolve().parents[1] / "assets" / "tiny"

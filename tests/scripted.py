@@ -7,7 +7,7 @@ import polars as pl
 
 from mathllm.data.arithmetic import generate
 from mathllm.data.tokenizer import train_tokenizer
-from mathllm.decoding import Completion
+from mathllm.engines import Completion
 from mathllm.evaluation.results import Header
 from mathllm.evaluation.running import Sampling
 from mathllm.evaluation.sets import ProblemSet

@@ -7,7 +7,7 @@ import pytest
 
 from mathllm.data.chat import END_OF_TURN, end_of_turn_id
 from mathllm.data.tokenizer import train_tokenizer
-from mathllm.decoding import Completion, SamplingConfig
+from mathllm.engines import Completion, SamplingConfig
 from mathllm.solving import Solver, SolverSettings
 from mathllm.solving.attempts import Asked, draw
 

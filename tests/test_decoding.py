@@ -9,9 +9,9 @@ import torch
 from conftest import make_backbone
 from test_trm import random_trm
 
-from mathllm.decoding import BackboneDecoder, Decoder, SamplingConfig
-from mathllm.decoding.lanes import Lanes
-from mathllm.decoding.speculation import DraftLength
+from mathllm.engines import BackboneDecoder, Decoder, SamplingConfig
+from mathllm.engines.lanes import Lanes
+from mathllm.engines.speculation import DraftLength
 from mathllm.errors import ParameterError
 
 

@@ -9,10 +9,10 @@ from conftest import make_backbone
 from test_trm import random_trm
 from torch import nn
 
-from mathllm.decoding import BackboneDecoder, Decoder, SamplingConfig, engine
-from mathllm.decoding.lanes import Lanes
-from mathllm.decoding.memory import out_of_memory
-from mathllm.decoding.packed import PackedLinear, packed
+from mathllm.engines import BackboneDecoder, Decoder, SamplingConfig, trm
+from mathllm.engines.lanes import Lanes
+from mathllm.engines.memory import out_of_memory
+from mathllm.engines.packed import PackedLinear, packed
 from mathllm.errors import MemoryLimitError
 
 PROMPTS = [[1, 2, 3, 4], [5, 6]]
@@ -130,7 +130,7 @@ def test_a_row_without_numbers_ends_and_the_others_go_on(drafts, temperature, va
     config = SamplingConfig(n=1, max_new_tokens=12, temperature=temperature)
     decoder = Decoder(model, max_drafts=drafts)
     expected = decoder.generate(PROMPTS, config)
-    verify, calls = engine.verify, []
+    verify, calls = trm.verify, []
 
     def poisoned(rules, logits, *rest):
         calls.append(1)
@@ -138,7 +138,7 @@ def test_a_row_without_numbers_ends_and_the_others_go_on(drafts, temperature, va
             logits[0, 0, 5] = value
         return verify(rules, logits, *rest)
 
-    monkeypatch.setattr(engine, "verify", poisoned)
+    monkeypatch.setattr(trm, "verify", poisoned)
     (broken,), (whole,) = decoder.generate(PROMPTS, config)
     assert broken.finish_reason == "nan"
     assert 0 < len(broken.tokens) < 12

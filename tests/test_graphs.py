@@ -15,8 +15,8 @@ from test_trm import random_trm
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
-from mathllm.decoding import Decoder, SamplingConfig, engine, graphs
-from mathllm.decoding.speculation import DraftLength
+from mathllm.engines import Decoder, SamplingConfig, graphs, trm
+from mathllm.engines.speculation import DraftLength
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ def waiting(names: list[str]) -> list[str]:
 
 
 def test_a_pass_asks_the_device_for_no_value(monkeypatch):
-    monkeypatch.setattr(engine, "packed", lambda model: model)  # oneDNN's have no fake ones
+    monkeypatch.setattr(trm, "packed", lambda model: model)  # oneDNN's have no fake ones
     model = random_trm(make_backbone(), n=2, T=2, N_sup=2)
     lanes = Decoder(model, graphs=True).lanes(2, 20)
     columns = lanes.window(3)

@@ -8,8 +8,8 @@ import torch
 from conftest import make_backbone
 from test_trm import random_trm
 
-from mathllm.decoding import Decoder, SamplingConfig
-from mathllm.decoding.speculation import DraftLength
+from mathllm.engines import Decoder, SamplingConfig
+from mathllm.engines.speculation import DraftLength
 from mathllm.errors import ParameterError
 from mathllm.evaluation.halting import disagreement
 from mathllm.trm import load_checkpoint, save_checkpoint

@@ -11,7 +11,8 @@ import pytest
 from conftest import ROOT
 
 from mathllm.data.chat import end_of_turn_id, load_tokenizer, prompt_ids
-from mathllm.decoding import BackboneDecoder, Decoder, SamplingConfig
+from mathllm.engines import BackboneDecoder, Decoder, SamplingConfig
+from mathllm.engines.remote import EngineError, RemoteEngine, _end, start_server, wait_until_ready
 from mathllm.errors import ParameterError
 from mathllm.solving import (
     EngineSettings,
@@ -20,13 +21,6 @@ from mathllm.solving import (
     load_model,
     load_solver,
     loading,
-)
-from mathllm.solving.remote import (
-    EngineError,
-    RemoteEngine,
-    _end,
-    start_server,
-    wait_until_ready,
 )
 
 TINY = ROOT / "assets" / "tiny"

@@ -12,7 +12,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from mathllm.decoding.sampling import (
+from mathllm.engines.sampling import (
     Rules,
     SamplingConfig,
     inverse_transform,

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from scipy.stats import chi2
 from test_trm import random_trm
 
-from mathllm.decoding import Decoder, SamplingConfig, speculation
-from mathllm.decoding.sampling import inverse_transform, random_numbers
-from mathllm.decoding.speculation import DraftLength, settle
+from mathllm.engines import Decoder, SamplingConfig, speculation
+from mathllm.engines.sampling import inverse_transform, random_numbers
+from mathllm.engines.speculation import DraftLength, settle
 
 DRAWS = 20_000
 VOCABULARY = 6

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from mathllm.solving import Solver
 
 if TYPE_CHECKING:
-    from mathllm.decoding import Completion, SamplingConfig
+    from mathllm.engines import Completion, SamplingConfig
 
 VARIABLE = "MATHLLM_FAULT"
 STRUCK = 2  # the problem that a fault strikes, counted from 1
@@ -66,7 +66,7 @@ def _no_memory(struck: _Struck, arguments: tuple, named: dict) -> Any:
     """Twice in the middle of a batch."""
     import torch
 
-    from mathllm.decoding.lanes import Lanes
+    from mathllm.engines.lanes import Lanes
 
     feed, calls = Lanes.feed, []
 
@@ -87,7 +87,7 @@ def _writes(code: str) -> Callable[[_Struck, tuple, dict], Any]:
     """An engine that begins its samples with a program."""
 
     def strike(struck: _Struck, arguments: tuple, named: dict) -> Any:
-        from mathllm.decoding import Completion
+        from mathllm.engines import Completion
 
         if struck.calls > 1:
             return struck.whole(arguments, named)

@@ -13,11 +13,11 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from mathllm.decoding import BackboneDecoder, Decoder
+from mathllm.engines import BackboneDecoder, Decoder
+from mathllm.engines.remote import EngineError, RemoteEngine, wait_until_ready
 from mathllm.errors import ParameterError
 from mathllm.files import digest
 from mathllm.solving.loading import ENDPOINT_SECONDS, load_model
-from mathllm.solving.remote import EngineError, RemoteEngine, wait_until_ready
 from mathllm.trm import RecursiveLM
 
 BACKBONE, TRM, ENDPOINT = NAMES = ("backbone", "TRM", "endpoint")

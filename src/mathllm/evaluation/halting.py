@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from mathllm.decoding import Decoder
+from mathllm.engines import Decoder
 from mathllm.errors import ParameterError
 
 

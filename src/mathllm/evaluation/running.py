@@ -20,7 +20,7 @@ from mathllm.answers.equivalent import grade
 from mathllm.answers.values import MAX_BITS, integer_value
 from mathllm.data.chat import end_of_turn_id, padding_id, prompt_text
 from mathllm.data.problems import ANSWER_MAX, ANSWER_MIN
-from mathllm.decoding import Completion, SamplingConfig
+from mathllm.engines import Completion, SamplingConfig
 from mathllm.errors import ParameterError
 from mathllm.evaluation.engines import Engine
 from mathllm.evaluation.results import TOO_LONG, Header, ResultFile

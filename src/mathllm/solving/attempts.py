@@ -17,7 +17,7 @@ from mathllm.answers.extract import extract_answer
 if TYPE_CHECKING:  # torch and transformers take seconds; whoever only votes is spared them
     from transformers import PreTrainedTokenizerBase
 
-    from mathllm.decoding import Completion, SamplingConfig
+    from mathllm.engines import Completion, SamplingConfig
 
 OUTPUT = "```output"  # where the model waits for what its program printed
 TAIL = 32  # tokens at the end of a sample whose entropy counts as the tail's

@@ -91,8 +91,8 @@ def load_solver(
     """
     from mathllm.answers import sympy_process
     from mathllm.data.chat import load_tokenizer
-    from mathllm.decoding import BackboneDecoder, Decoder
-    from mathllm.solving.remote import EngineError, RemoteEngine, start_server, wait_until_ready
+    from mathllm.engines import BackboneDecoder, Decoder
+    from mathllm.engines.remote import EngineError, RemoteEngine, start_server, wait_until_ready
 
     engine = engine or EngineSettings()
     load_fault = None

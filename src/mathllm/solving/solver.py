@@ -85,7 +85,7 @@ class Solution:
 class Solver:
     """Samples one problem at a time from an engine and takes a vote over the answers.
 
-    The engine has `generate(prompts, config, seeds)` as `mathllm.decoding.Decoder`, and may
+    The engine has `generate(prompts, config, seeds)` as `mathllm.engines.Decoder`, and may
     have `max_positions`, the number of tokens that prompt and answer together can have.
     `tools` runs programs (mathllm.solving.sandbox.SandboxPool); without them none are asked
     for. `clock` counts as time.monotonic, by which the engine keeps its deadline.
@@ -106,7 +106,7 @@ class Solver:
         strict: bool = True,
     ):
         from mathllm.data.chat import SYSTEM_PROMPT, TOOL_PROMPT, end_of_turn_id, padding_id
-        from mathllm.decoding import SamplingConfig
+        from mathllm.engines import SamplingConfig
 
         self.engine = engine
         self.tokenizer = tokenizer

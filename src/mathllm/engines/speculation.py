@@ -9,14 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mathllm.decoding.sampling import (
-    ACCEPT,
-    DRAFT,
-    REPLACE,
-    Rules,
-    inverse_transform,
-    measures,
-)
+from mathllm.engines.sampling import ACCEPT, DRAFT, REPLACE, Rules, inverse_transform, measures
 
 
 def settle(p: Tensor, q: Tensor, drafts: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mathllm.decoding.batch import Batch
-from mathllm.decoding.lanes import Lanes
-from mathllm.decoding.memory import MemoryPlan, available_bytes, plan
-from mathllm.decoding.packed import packed
-from mathllm.decoding.refinement import slots_per_step
-from mathllm.decoding.requests import Completion, OnPass, Request, Row, in_groups
-from mathllm.decoding.sampling import DRAFT, SamplingConfig, inverse_transform
-from mathllm.decoding.speculation import DraftLength, Verdict, verify
+from mathllm.engines.batch import Batch
+from mathllm.engines.lanes import Lanes
+from mathllm.engines.memory import MemoryPlan, available_bytes, plan
+from mathllm.engines.packed import packed
+from mathllm.engines.refinement import slots_per_step
+from mathllm.engines.requests import Completion, OnPass, Request, Row, in_groups
+from mathllm.engines.sampling import DRAFT, SamplingConfig, inverse_transform
+from mathllm.engines.speculation import DraftLength, Verdict, verify
 from mathllm.errors import ParameterError
 from mathllm.trm import RecursiveLM
 

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from mathllm.decoding.requests import Row
-from mathllm.decoding.sampling import Rules
+from mathllm.engines.requests import Row
+from mathllm.engines.sampling import Rules
 
 
 class Batch:

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mathllm.decoding.cache import BackboneCache, Store, Window, window
-from mathllm.decoding.graphs import Graphed
-from mathllm.decoding.refinement import Refinement, slots_per_step
+from mathllm.engines.cache import BackboneCache, Store, Window, window
+from mathllm.engines.graphs import Graphed
+from mathllm.engines.refinement import Refinement, slots_per_step
 from mathllm.trm import RecursiveLM
 from mathllm.trm.backbone import run_backbone
 

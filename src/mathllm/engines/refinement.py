@@ -6,8 +6,8 @@ Knows the three loops and the store. Knows nothing of rows, drafts or sampling.
 import torch
 from torch import Tensor
 
-from mathllm.decoding.cache import Store, Window, cached_attention
-from mathllm.decoding.graphs import Graphed
+from mathllm.engines.cache import Store, Window, cached_attention
+from mathllm.engines.graphs import Graphed
 from mathllm.trm import RecursiveLM
 from mathllm.trm.recursion import deep_recursion
 

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any
 
 import requests
 
-from mathllm.decoding import Completion, SamplingConfig
-from mathllm.decoding.requests import OnPass, Request, Row
+from mathllm.engines import Completion, SamplingConfig
+from mathllm.engines.requests import OnPass, Request, Row
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

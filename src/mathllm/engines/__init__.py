@@ -3,11 +3,11 @@
 Knows the recursion's caches and how to draw a token. Knows nothing of text or answers.
 """
 
-from mathllm.decoding.backbone import BackboneDecoder
-from mathllm.decoding.engine import HALTING_THRESHOLD, Decoder
-from mathllm.decoding.memory import MemoryPlan
-from mathllm.decoding.requests import Completion, Progress
-from mathllm.decoding.sampling import SamplingConfig
+from mathllm.engines.backbone import BackboneDecoder
+from mathllm.engines.memory import MemoryPlan
+from mathllm.engines.requests import Completion, Progress
+from mathllm.engines.sampling import SamplingConfig
+from mathllm.engines.trm import HALTING_THRESHOLD, Decoder
 
 __all__ = [
     "HALTING_THRESHOLD",

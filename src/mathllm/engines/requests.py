@@ -12,8 +12,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mathllm.decoding.memory import out_of_memory
-from mathllm.decoding.sampling import SamplingConfig, random_numbers
+from mathllm.engines.memory import out_of_memory
+from mathllm.engines.sampling import SamplingConfig, random_numbers
 from mathllm.errors import ParameterError
 
 log = logging.getLogger(__name__)

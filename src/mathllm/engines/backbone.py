@@ -17,10 +17,10 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from mathllm.decoding.batch import Batch
-from mathllm.decoding.memory import MemoryPlan, available_bytes, plan
-from mathllm.decoding.requests import Completion, OnPass, Request, Row, in_groups
-from mathllm.decoding.sampling import DRAFT, SamplingConfig, inverse_transform, measures
+from mathllm.engines.batch import Batch
+from mathllm.engines.memory import MemoryPlan, available_bytes, plan
+from mathllm.engines.requests import Completion, OnPass, Request, Row, in_groups
+from mathllm.engines.sampling import DRAFT, SamplingConfig, inverse_transform, measures
 from mathllm.trm import RecursiveLM
 
 
