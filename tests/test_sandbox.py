@@ -14,7 +14,7 @@ from threading import Barrier
 import pytest
 
 from mathllm.errors import ParameterError
-from mathllm.solving.sandbox import SandboxPool, SandboxSession, SandboxSettings
+from mathllm.sandbox import SandboxPool, SandboxSession, SandboxSettings
 
 # Far above what any of this takes, and far below for ever.
 PATIENCE = 60
@@ -217,7 +217,7 @@ def test_nothing_is_left_of_a_pool(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_kernels_end_with_a_parent_that_is_killed() -> None:
     script = """
-from mathllm.solving.sandbox import SandboxPool, SandboxSettings
+from mathllm.sandbox import SandboxPool, SandboxSettings
 import time
 with SandboxPool(SandboxSettings(size=1, spares=0)) as pool, pool.session() as session:
     assert "dies with its parent" in pool.layers, pool.layers
@@ -239,7 +239,7 @@ def test_a_kernel_that_cannot_start_says_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr("mathllm.solving.sandbox.kernel.PACKAGES", ("no_such_package",))
+    monkeypatch.setattr("mathllm.sandbox.kernel.PACKAGES", ("no_such_package",))
     with (
         SandboxPool(SandboxSettings(size=1, spares=0)) as pool,
         pytest.raises(RuntimeError, match="no_such_package, which is not installed"),

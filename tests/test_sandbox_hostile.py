@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from mathllm.solving.sandbox import SandboxPool, SandboxSession, SandboxSettings
+from mathllm.sandbox import SandboxPool, SandboxSession, SandboxSettings
 
 SECRET = "0f1e2d-planted"
 SECONDS = 2.0

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from mathllm.solving.sandbox.inside import seccomp
-from mathllm.solving.sandbox.kernel import INSIDE
+from mathllm.sandbox.inside import seccomp
+from mathllm.sandbox.kernel import INSIDE
 
 PREPARE = f"""
 import ctypes, errno, os, socket, subprocess, sys, threading

@@ -126,7 +126,7 @@ def load_solver(
     sympy_process.integer_of("1", WORKER_SECONDS)  # its first start may take longer than a call may
     tools = None
     if engine.tool_kernels:
-        from mathllm.solving.sandbox import SandboxPool, SandboxSettings
+        from mathllm.sandbox import SandboxPool, SandboxSettings
 
         tools = SandboxPool(SandboxSettings(size=engine.tool_kernels))
         tools.start()

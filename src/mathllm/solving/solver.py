@@ -87,7 +87,7 @@ class Solver:
 
     The engine has `generate(prompts, config, seeds)` as `mathllm.engines.Decoder`, and may
     have `max_positions`, the number of tokens that prompt and answer together can have.
-    `tools` runs programs (mathllm.solving.sandbox.SandboxPool); without them none are asked
+    `tools` runs programs (mathllm.sandbox.SandboxPool); without them none are asked
     for. `clock` counts as time.monotonic, by which the engine keeps its deadline.
 
     `strict`: a fault is raised. Otherwise half as many samples are tried, without tools, then

@@ -7,8 +7,8 @@ Knows processes, limits and messages. Knows nothing of models, prompts or proble
             session.run("factorint(2026)").output    # '{2: 1, 1013: 1}'
 """
 
-from mathllm.solving.sandbox.kernel import KernelError
-from mathllm.solving.sandbox.pool import SandboxPool, SandboxSession
-from mathllm.solving.sandbox.result import SandboxSettings, ToolResult
+from mathllm.sandbox.kernel import KernelError
+from mathllm.sandbox.pool import SandboxPool, SandboxSession
+from mathllm.sandbox.result import SandboxSettings, ToolResult
 
 __all__ = ["KernelError", "SandboxPool", "SandboxSession", "SandboxSettings", "ToolResult"]

@@ -11,8 +11,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from mathllm.solving.sandbox.kernel import Kernel, KernelError
-from mathllm.solving.sandbox.result import SandboxSettings, ToolResult
+from mathllm.sandbox.kernel import Kernel, KernelError
+from mathllm.sandbox.result import SandboxSettings, ToolResult
 
 WATCH_SECONDS = 0.1
 # Kernels that fail one after another before the pool gives up on a session or a block.

@@ -18,8 +18,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from mathllm.solving.sandbox.channel import Channel, Pending
-from mathllm.solving.sandbox.result import SandboxSettings
+from mathllm.sandbox.channel import Channel, Pending
+from mathllm.sandbox.result import SandboxSettings
 
 INSIDE = Path(__file__).with_name("inside")
 PACKAGES = ("ipykernel", "IPython", "jupyter_client", "zmq", "sympy", "mpmath", "numpy")
