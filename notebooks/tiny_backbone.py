@@ -52,7 +52,7 @@ import torch
 from mathllm.competition.paths import locate
 from mathllm.data.reserved import Reserved
 from mathllm.parameters import check_parameters
-from mathllm.training.pretrain import PretrainConfig, build_backbone, build_tokenizer, pretrain
+from mathllm.tiny.pretraining import PretrainConfig, build_backbone, build_tokenizer, pretrain
 
 check_parameters(globals(), __annotations__)
 torch.set_num_threads(threads)

@@ -6,11 +6,11 @@ from pathlib import Path
 import polars as pl
 
 from mathllm.data.arithmetic import generate
-from mathllm.data.tokenizer import train_tokenizer
 from mathllm.engines import Completion
 from mathllm.evaluation.results import Header
 from mathllm.evaluation.running import Sampling
 from mathllm.evaluation.sets import ProblemSet
+from mathllm.tiny.tokenizer import train_tokenizer
 
 SAMPLING = Sampling(n_samples=3, temperature=1.0, max_new_tokens=40, seed=7)
 

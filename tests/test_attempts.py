@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 import pytest
 
 from mathllm.data.chat import END_OF_TURN, end_of_turn_id
-from mathllm.data.tokenizer import train_tokenizer
 from mathllm.engines import Completion, SamplingConfig
 from mathllm.solving import Solver, SolverSettings
 from mathllm.solving.attempts import Asked, draw
+from mathllm.tiny.tokenizer import train_tokenizer
 
 STEP = "Let us see.\n```python\nprint(6*7)\n```\n```output"
 

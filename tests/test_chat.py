@@ -16,8 +16,8 @@ from mathllm.data.chat import (
     padding_id,
     prompt_ids,
 )
-from mathllm.data.tokenizer import train_tokenizer
 from mathllm.errors import WeightsError
+from mathllm.tiny.tokenizer import train_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -6,11 +6,11 @@ from conftest import make_backbone
 from tiny_weights import write_weights
 
 from mathllm.data.chat import END_OF_TURN, end_of_turn_id, padding_id, prompt_ids, prompt_text
-from mathllm.data.tokenizer import train_tokenizer
 from mathllm.engines import BackboneDecoder, Completion, SamplingConfig
 from mathllm.errors import ParameterError, WeightsError
 from mathllm.solving import Solver, SolverSettings, load_solver
 from mathllm.solving.solver import sample_seed
+from mathllm.tiny.tokenizer import train_tokenizer
 from mathllm.trm import RecursiveLM, TRMConfig, save_checkpoint
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from conftest import make_backbone
 
-from mathllm.data.tokenizer import train_tokenizer
+from mathllm.tiny.tokenizer import train_tokenizer
 from mathllm.trm import RecursiveLM, TRMConfig, save_checkpoint
 
 VOCABULARY = 300

@@ -18,7 +18,7 @@ from mathllm.data import arithmetic
 from mathllm.data.batches import IGNORED, batches_of
 from mathllm.data.chat import SYSTEM_PROMPT, encode, end_of_turn_id, padding_id
 from mathllm.data.reserved import Reserved
-from mathllm.data.tokenizer import train_tokenizer
+from mathllm.tiny.tokenizer import train_tokenizer
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""The embedded default: its tokenizer and its pre-training."""
