@@ -27,7 +27,7 @@ from mathllm.data.chat import encode, load_tokenizer, padding_id
 from mathllm.data.sources import load_problems
 from mathllm.data.tokens import TokenSet
 from mathllm.training.config import Compute, TrainConfig
-from mathllm.training.stepper import Trainer
+from mathllm.training.trainer import Trainer
 from mathllm.trm import RecursiveLM, TRMConfig
 from mathllm.trm.recursion import deep_supervision
 

@@ -9,7 +9,7 @@ from test_training import token_set
 from test_trm import random_trm
 
 from mathllm.training.config import Saving, TrainConfig
-from mathllm.training.trainer import train
+from mathllm.training.run import train
 
 CONFIG = TrainConfig(
     batch=60, gradient_accumulation=2, epochs=6, lr=1e-3, warmup_steps=3, replace_halted=True

@@ -13,7 +13,7 @@ from torch import Tensor
 from mathllm.data.batches import IGNORED, collate
 from mathllm.data.tokens import TokenSet
 from mathllm.training.config import TrainConfig
-from mathllm.training.stepper import cosine_with_warmup
+from mathllm.training.trainer import cosine_with_warmup
 from mathllm.trm import RecursiveLM
 
 

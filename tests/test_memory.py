@@ -21,8 +21,8 @@ from mathllm.training.memory import (
     mend,
     parameter_rows,
 )
-from mathllm.training.microbatch import recursed
-from mathllm.training.stepper import Trainer
+from mathllm.training.supervision import recursed
+from mathllm.training.trainer import Trainer
 from mathllm.trm import RecursiveLM, TRMConfig
 from mathllm.trm.recursion import latent_recursion
 

@@ -21,8 +21,8 @@ from test_trm import random_trm
 from mathllm.errors import CheckpointError
 from mathllm.training import state
 from mathllm.training.config import Saving
+from mathllm.training.run import train
 from mathllm.training.stopping import Stopping
-from mathllm.training.trainer import train
 
 KILLS = 20
 

@@ -10,7 +10,7 @@ from transformers import Qwen2Config
 
 from mathllm.errors import ParameterError, WeightsError
 from mathllm.training.config import TrainConfig
-from mathllm.training.microbatch import head_backward
+from mathllm.training.supervision import head_backward
 from mathllm.trm import RecursiveLM, TRMConfig
 from mathllm.trm.block import Network
 from mathllm.trm.model import positions

@@ -11,7 +11,7 @@ import torch
 from tqdm.auto import tqdm
 
 if TYPE_CHECKING:
-    from mathllm.training.stepper import Trainer
+    from mathllm.training.trainer import Trainer
 
 
 def memory(device: torch.device) -> int:

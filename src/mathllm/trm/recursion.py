@@ -43,7 +43,7 @@ def deep_supervision(
     """N_sup deep recursions; gives y and z after each, and goes on from them detached.
 
     Training takes the same steps one at a time: each ends in an optimizer step, and the
-    states wait while other rows take theirs (mathllm.training.microbatch).
+    states wait while other rows take theirs (mathllm.training.supervision).
     """
     for _ in range(N_sup):
         y, z = deep_recursion(f, x, y, z, n, T)

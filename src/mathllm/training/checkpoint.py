@@ -11,10 +11,10 @@ from tqdm.auto import tqdm
 from mathllm.errors import CheckpointError
 from mathllm.training import state
 from mathllm.training.config import Saving
-from mathllm.training.microbatch import MicroBatch
+from mathllm.training.supervision import MicroBatch
 
 if TYPE_CHECKING:
-    from mathllm.training.stepper import Trainer
+    from mathllm.training.trainer import Trainer
 
 
 def _tensors(batch: MicroBatch) -> dict[str, torch.Tensor]:

@@ -1,0 +1,78 @@
+"""A training run from its first step, or its last checkpoint, to its end."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from mathllm.data.tokens import TokenSet
+from mathllm.training.checkpoint import Checkpoints
+from mathllm.training.config import Compute, Saving, TrainConfig
+from mathllm.training.progress import Progress
+from mathllm.training.stopping import Stopping
+from mathllm.training.trainer import Trainer
+from mathllm.trm import RecursiveLM, save_checkpoint
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: after `step` of `steps`, and why, if before the last."""
+
+    step: int
+    steps: int
+    reason: str = ""
+
+
+def train(
+    model: RecursiveLM,
+    data: TokenSet,
+    config: TrainConfig,
+    padding: int,
+    output: Path,
+    held_out: TokenSet | None = None,
+    compute: Compute | None = None,
+    saving: Saving | None = None,
+    accelerator: Accelerator | None = None,
+) -> Outcome:
+    """Train the TRM in place, from the start or from a checkpoint; it ends with its averages.
+
+    Writes output/metrics.jsonl, a line a step (losses in nats a label token),
+    output/checkpoints, and with held-out rows output/best: the averaged weights of the
+    lowest held-out loss seen. Time limit, Ctrl-C and SIGTERM end it after the step in
+    progress, with everything saved. Raises ParameterError without rows, CheckpointError for
+    checkpoints that are damaged, of another run, or not to be written, and TrainingError
+    when the loss is no number.
+    """
+    compute, saving = compute or Compute(), saving or Saving()
+    accelerator = accelerator or Accelerator(cpu=model.halting.weight.device.type == "cpu")
+    torch.manual_seed(config.seed)
+    if compute.compile:
+        model.network.compile(dynamic=True)
+    trainer = Trainer(model, data, padding, config, compute, accelerator)
+    checkpoints = Checkpoints(trainer, output, saving)
+    model.train()
+    reason = ""
+    with Stopping(60 * saving.time_limit) as stopping:
+        offset = checkpoints.resume()
+        with Progress(output / "metrics.jsonl", trainer, offset) as progress:
+            while trainer.step < trainer.steps and not reason:
+                row = trainer.advance()
+                last = trainer.step == trainer.steps
+                if held_out is not None and (last or _due(trainer, saving)):
+                    measured = trainer.held_out_loss(held_out)
+                    row["held_out_loss"], row["backbone_loss"] = measured
+                    if checkpoints.is_best(measured[0]) and accelerator.is_main_process:
+                        with trainer.ema.in_place():
+                            save_checkpoint(model, output / "best")
+                progress.show(row)
+                stopping.lap()
+                reason = trainer.stop_all(stopping.reason)
+                checkpoints.save(progress.offset, now=bool(reason) or last)
+    trainer.ema.apply()
+    model.eval()
+    return Outcome(trainer.step, trainer.steps, "" if trainer.step == trainer.steps else reason)
+
+
+def _due(trainer: Trainer, saving: Saving) -> bool:
+    return bool(saving.evaluate_steps) and trainer.step % saving.evaluate_steps == 0
