@@ -16,11 +16,11 @@ sys.path.insert(0, str(ROOT / "src"))
 from mathllm.arguments import FAILED, OK, add_parameters  # noqa: E402 (found by the line above)
 from mathllm.batches import commands as batches  # noqa: E402
 from mathllm.competition import commands as bundle  # noqa: E402
-from mathllm.competition.settings import CURRENT  # noqa: E402
 from mathllm.delivery import commands as delivery  # noqa: E402
 from mathllm.delivery.credentials import user_name  # noqa: E402
 from mathllm.errors import TryAgainError, UserError  # noqa: E402
 from mathllm.evaluation import commands as evaluation  # noqa: E402
+from mathllm.settings import CURRENT  # noqa: E402
 
 USER_ERROR, TRY_AGAIN = 2, 3
 

@@ -69,8 +69,6 @@ import polars as pl
 import torch
 from IPython.display import HTML, display
 
-from mathllm.competition.paths import input_root, locate_weights
-from mathllm.competition.settings import CURRENT
 from mathllm.data.chat import load_tokenizer
 from mathllm.data.sources import Filters
 from mathllm.evaluation import Sampling, accuracy_table, evaluate, load_set, tables, votes
@@ -81,6 +79,8 @@ from mathllm.evaluation.rendering import answers_html, row_text
 from mathllm.evaluation.report_plots import plot_groups
 from mathllm.metrics import record
 from mathllm.parameters import check_parameters, parse_list, parse_mapping
+from mathllm.paths import input_root, locate_weights
+from mathllm.settings import CURRENT
 
 check_parameters(globals(), __annotations__)
 folder, output = locate_weights(weights), Path(output_dir)

@@ -44,8 +44,8 @@ seed: int = 0  # with the problem's id it decides every sample
 # %%
 import torch
 
-from mathllm.competition.paths import locate_weights
 from mathllm.parameters import check_parameters
+from mathllm.paths import locate_weights
 from mathllm.solving import SolverSettings, load_solver
 
 check_parameters(globals(), __annotations__)

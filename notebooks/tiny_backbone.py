@@ -49,9 +49,9 @@ reserved: str = "assets/reserved.txt"  # file: sums of the statements that are n
 # %%
 import torch
 
-from mathllm.competition.paths import locate
 from mathllm.data.reserved import Reserved
 from mathllm.parameters import check_parameters
+from mathllm.paths import locate
 from mathllm.tiny.pretraining import PretrainConfig, build_backbone, build_tokenizer, pretrain
 
 check_parameters(globals(), __annotations__)

@@ -81,7 +81,6 @@ import time
 
 from IPython.display import HTML, display
 
-from mathllm.competition.paths import input_root, locate, locate_weights
 from mathllm.data.chat import load_tokenizer, padding_id
 from mathllm.data.reserved import Reserved
 from mathllm.data.selection import select_rows
@@ -90,6 +89,7 @@ from mathllm.data.sources import Filters, read_statements
 from mathllm.data.tokens import prepare
 from mathllm.metrics import record
 from mathllm.parameters import check_parameters, parse_list, parse_mapping
+from mathllm.paths import input_root, locate, locate_weights
 from mathllm.training.config import Compute, Saving, TrainConfig
 from mathllm.training.curves import plot_losses
 from mathllm.training.held_out import held_out_loss

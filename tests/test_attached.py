@@ -9,13 +9,14 @@ import pytest
 from tiny_weights import write_weights
 from tiny_wheels import clone
 
-from mathllm.competition import attached, bundle, paths, reference
+from mathllm import paths
+from mathllm.competition import attached, bundle, reference
 from mathllm.competition.bundle import SOURCE, WEIGHTS, Order
 from mathllm.competition.journal import read_journal
-from mathllm.competition.listener import Ending, InferenceServer
+from mathllm.competition.protocol.server import Ending, InferenceServer
 from mathllm.competition.serving import serve
-from mathllm.competition.settings import CURRENT
 from mathllm.errors import BundleError, WeightsError
+from mathllm.settings import CURRENT
 from mathllm.solving import Budget, SolverSettings
 
 MODEL = "qwen-lm/qwen2.5-math/Transformers/1.5b-instruct/1"

@@ -27,9 +27,9 @@ from mathllm.competition.bundle import (
     verify,
 )
 from mathllm.competition.contents import slugify
-from mathllm.competition.paths import WEIGHTS_SLUG
-from mathllm.competition.settings import CURRENT
 from mathllm.errors import BundleError, ParameterError, WeightsError
+from mathllm.paths import WEIGHTS_SLUG
+from mathllm.settings import CURRENT
 
 OTHER_PYTHON = "MATHLLM_OTHER_PYTHON"  # names one from 3.11 on that has the packages
 MODEL = "qwen-lm/qwen2.5-math/Transformers/1.5b-instruct/1"

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from mathllm import paths
 from mathllm.answers import extract
-from mathllm.competition import paths
-from mathllm.competition.settings import AIMO3, CURRENT, penalised_score
 from mathllm.data import problems
 from mathllm.errors import ParameterError, ProblemFileError
+from mathllm.settings import AIMO3, CURRENT, penalised_score
 
 
 def test_a_problem_earns_a_point_when_both_runs_are_right_and_half_when_one_is() -> None:

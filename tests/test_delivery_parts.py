@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 import requests
 
-from mathllm.competition.submitted import read_submission
+from mathllm.competition.protocol.submission_file import read_submission
 from mathllm.delivery import credentials, records
 from mathllm.delivery.patience import Patience, insist, is_passing
 from mathllm.delivery.place import Place

@@ -18,10 +18,10 @@ import polars as pl
 import pytest
 from wire_peer import PeerServer, arrow, compile_peer, pandas_parquet, parquet, reader
 
-from mathllm.competition import gateway, protocol, wire
-from mathllm.competition.client import Client, ErrorKind, GatewayError
-from mathllm.competition.gateway import run_gateway
-from mathllm.competition.listener import Ending, GatewayGoneError, InferenceServer
+from mathllm.competition.protocol import channel, gateway, messages
+from mathllm.competition.protocol.client import Client, ErrorKind, GatewayError
+from mathllm.competition.protocol.gateway import run_gateway
+from mathllm.competition.protocol.server import Ending, GatewayGoneError, InferenceServer
 from mathllm.errors import PortError, ProblemFileError, WeightsError
 
 PROBLEMS = {"000123": "What is $1+1$?", "0e6441": "", "ccc": 'a "quoted", \\frac12\n line é'}
@@ -302,10 +302,10 @@ def test_the_error_kinds_have_the_names_and_numbers_of_the_competition() -> None
 def test_old_and_new_clients_both_find_the_servers_first_two_ports_and_ours_finds_all() -> None:
     old = [50051, *range(60053, 60063)]
     new = [50051, *(60053 + 10 * i for i in range(10))]
-    assert set(protocol.PORTS) == {*old, *new}
-    assert set(protocol.PORTS[:2]) == {*old} & {*new}
-    assert list(protocol.PORTS[2:11]) == old[2:]
-    assert len(set(protocol.PORTS)) == len(protocol.PORTS)
+    assert set(channel.PORTS) == {*old, *new}
+    assert set(channel.PORTS[:2]) == {*old} & {*new}
+    assert list(channel.PORTS[2:11]) == old[2:]
+    assert len(set(channel.PORTS)) == len(channel.PORTS)
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0"])
@@ -356,7 +356,7 @@ def _named(name: str) -> Callable[[], str]:
 def test_a_stranger_that_speaks_no_grpc_or_another_service_is_passed_over(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("mathllm.competition.client.CONNECT_SECONDS", 0.5)
+    monkeypatch.setattr("mathllm.competition.protocol.client.CONNECT_SECONDS", 0.5)
     silent_port, foreign_port, port = free_ports(3)
     foreign = grpc.server(futures.ThreadPoolExecutor(1))
     foreign.add_insecure_port(f"127.0.0.1:{foreign_port}")
@@ -418,13 +418,16 @@ def test_a_client_that_pings_during_a_long_prediction_is_not_cut_off() -> None:
     """The package's clients ping every minute; here every second, for a shorter test."""
     with serving(lambda: time.sleep(5) or "done") as server:
         options = [("grpc.keepalive_time_ms", 1000), ("grpc.http2.max_pings_without_data", 0)]
-        with grpc.insecure_channel(f"127.0.0.1:{server.port}", options=options) as channel:
-            call = channel.unary_unary(
-                f"/{protocol.SERVICE}/{protocol.METHOD}",
-                request_serializer=wire.Request.SerializeToString,
-                response_deserializer=wire.Response.FromString,
+        with grpc.insecure_channel(f"127.0.0.1:{server.port}", options=options) as connection:
+            call = connection.unary_unary(
+                f"/{channel.SERVICE}/{channel.METHOD}",
+                request_serializer=messages.Request.SerializeToString,
+                response_deserializer=messages.Response.FromString,
             )
-            assert wire.deserialize(call(wire.request("predict"), timeout=30).payload) == "done"
+            assert (
+                messages.deserialize(call(messages.request("predict"), timeout=30).payload)
+                == "done"
+            )
 
 
 def test_stop_ends_serve_from_another_thread() -> None:

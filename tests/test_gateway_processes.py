@@ -18,7 +18,7 @@ PATIENCE = 40
 
 KERNEL = """
 import sys, time
-from mathllm.competition.listener import InferenceServer
+from mathllm.competition.protocol.server import InferenceServer
 from mathllm.errors import UserError
 
 port, linger, slow = int(sys.argv[1]), float(sys.argv[2]), sys.argv[3]
@@ -66,7 +66,7 @@ class Pair:
         return kernel
 
     def gateway(
-        self, start: tuple[str, str] = ("-m", "mathllm.competition.gateway")
+        self, start: tuple[str, str] = ("-m", "mathllm.competition.protocol.gateway")
     ) -> subprocess.Popen[str]:
         problems = self.folder / "problems.csv"
         problems.write_text("id,problem\n0e6441,x\nb,xx\nc,xxx\n")
@@ -184,7 +184,7 @@ def test_when_the_kernel_is_killed_between_calls_the_gateway_ends_and_says_so(pa
     # After each answer the gateway waits for a line, so that it is between two calls.
     code = (
         "import builtins, sys\n"
-        "from mathllm.competition import gateway\n"
+        "from mathllm.competition.protocol import gateway\n"
         "def wait(line, **_): builtins.print(line, flush=True); input()\n"
         "play = gateway.run_gateway\n"
         "gateway.run_gateway = lambda *args, **options: play(*args, **options | {'report': wait})\n"
@@ -203,7 +203,7 @@ def test_when_the_gateway_is_killed_between_calls_the_kernel_ends_and_says_so(pa
     kernel = pair.kernel()
     code = (
         "import sys, time, polars as pl\n"
-        "from mathllm.competition.client import Client\n"
+        "from mathllm.competition.protocol.client import Client\n"
         f"client = Client(ports=[{pair.port}])\n"
         "client.send('predict', pl.Series(['a']), pl.Series(['x']))\n"
         "print('answered', flush=True)\n"
@@ -236,7 +236,7 @@ def test_when_the_gateway_is_killed_during_a_prediction_the_kernel_ends_and_says
 def test_a_watched_process_that_ends_before_it_calls_ends_the_kernel(pair: Pair) -> None:
     child = pair.start(["-c", "input()"])
     code = (
-        "from mathllm.competition.listener import *\n"
+        "from mathllm.competition.protocol.server import *\n"
         f"server = InferenceServer(print, ports=[{pair.port}])\n"
         "try: server.serve(watch_pid=int(input()))\n"
         "except GatewayGoneError as error: print(error)\n"

@@ -23,10 +23,10 @@ from mathllm.competition.isolation import Isolation
 from mathllm.competition.journal import read_journal
 from mathllm.competition.rehearsal import WORKING_TREE, Rehearsal, rehearse, truth_of
 from mathllm.competition.scorecard import Run, conclusion, table
-from mathllm.competition.settings import CURRENT
 from mathllm.competition.stage import session_environment, set_stage
 from mathllm.data.problems import read_problems
 from mathllm.errors import BundleError
+from mathllm.settings import CURRENT
 
 NOWHERE = "192.0.2.1"  # reserved for documentation (RFC 5737): no machine has it
 

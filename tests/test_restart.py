@@ -12,8 +12,8 @@ import polars as pl
 import pytest
 from conftest import ROOT
 
-from mathllm.competition.client import Client
 from mathllm.competition.journal import Journal, is_unfinished, read_journal
+from mathllm.competition.protocol.client import Client
 from mathllm.competition.submission import Submission
 from mathllm.solving import Attempt, Budget, Solution
 

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from tiny_weights import write_weights
 
 from mathllm.competition.journal import Journal, read_journal
-from mathllm.competition.listener import Ending, InferenceServer
+from mathllm.competition.protocol.server import Ending, InferenceServer
 from mathllm.competition.serving import Submission, serve
-from mathllm.competition.settings import CURRENT
 from mathllm.errors import ParameterError, ProblemFileError, WeightsError
+from mathllm.settings import CURRENT
 from mathllm.solving import Attempt, Budget, Solution, SolverSettings, load_solver
 
 AWKWARD = [

@@ -21,8 +21,15 @@ from hypothesis import strategies as st
 from polars.testing import assert_frame_equal, assert_series_equal
 from wire_peer import arrow, compile_peer, npy, pandas_parquet, parquet, plain, reader
 
-from mathllm.competition.wire import INT_MAX, INT_MIN, Payload, Request, deserialize, serialize
-from mathllm.competition.wire import request as make_request
+from mathllm.competition.protocol.messages import (
+    INT_MAX,
+    INT_MIN,
+    Payload,
+    Request,
+    deserialize,
+    serialize,
+)
+from mathllm.competition.protocol.messages import request as make_request
 
 few = settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 
@@ -292,7 +299,7 @@ def test_nothing_is_ever_unpickled() -> None:
 
 def test_importing_the_kernels_end_imports_no_heavy_package() -> None:
     code = (
-        "import sys, mathllm.competition.listener\n"
+        "import sys, mathllm.competition.protocol.server\n"
         "heavy = {'numpy', 'pandas', 'polars', 'pyarrow', 'torch', 'transformers'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
@@ -348,7 +355,7 @@ def test_the_real_package_exchanges_every_kind_with_ours() -> None:
     code = """
 import numpy as np, pandas as pd, polars as pl
 import kaggle_evaluation.core.relay as relay
-from mathllm.competition.wire import Payload, deserialize, serialize
+from mathllm.competition.protocol.messages import Payload, deserialize, serialize
 values = [1, -3, True, None, "a", 1.5, [1, (2,)], {"a": [None]}, np.float32(1.5), np.arange(3),
           pl.DataFrame({"a": [1]}), pd.DataFrame({"a": [1]}), pd.Series([1], name="a"),
           pl.Series("a", ["x"])]

@@ -23,11 +23,11 @@ from mathllm.batches.place import KILLED, ORDER, Place, write_status
 from mathllm.batches.runs import Run
 from mathllm.competition import bundle
 from mathllm.competition.contents import KERNEL_TITLE, placeholders, slugify
-from mathllm.competition.settings import CURRENT
 from mathllm.delivery.client import Kaggle
 from mathllm.delivery.replies import COMPLETE, ENDED, Pushed
 from mathllm.delivery.runs import fetch_output
 from mathllm.errors import DeliveryError, TryAgainError
+from mathllm.settings import CURRENT
 
 ARCHIVE = "run.tar"  # among the output of a kernel
 SLACK_MINUTES = 20.0  # for the session's start, over a run's own limit
@@ -41,7 +41,7 @@ found = [p for place in places for p in inputs.glob(place)]
 sys.path.insert(0, next(str(p) for p in found if (p / "mathllm" / "__init__.py").is_file()))"""
 _RUN = """\
 from mathllm.batches.elsewhere import run_elsewhere
-from mathllm.competition.paths import working_dir
+from mathllm.paths import working_dir
 
 archive = run_elsewhere(order.encode(), os.cpu_count() or 1, minutes)
 (working_dir() / "{archive}").write_bytes(archive)"""

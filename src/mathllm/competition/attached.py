@@ -13,7 +13,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from mathllm.competition import paths
+from mathllm import paths
 from mathllm.errors import BundleError
 
 CONTENTS = "contents.json"  # {"files": {path: {"sha256": …, "size": bytes}}}

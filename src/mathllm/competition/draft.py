@@ -13,9 +13,9 @@ from typing import Any
 from packaging.utils import canonicalize_name
 
 from mathllm.competition import audit, closure, contents, reference, wheels
-from mathllm.competition.settings import CURRENT
 from mathllm.errors import ParameterError
 from mathllm.parameters import parse_parameters, read_declarations
+from mathllm.settings import CURRENT
 
 SOURCE, WEIGHTS, WHEELS = "datasets/source", "datasets/weights", "datasets/wheels"
 KERNEL = "kernel"

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from mathllm.competition import paths
+from mathllm import paths
 from mathllm.errors import ParameterError, WeightsError
 from mathllm.files import digest
 

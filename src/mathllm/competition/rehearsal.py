@@ -21,12 +21,12 @@ from mathllm.competition.isolation import DESCRIPTION, Isolation, Mode
 from mathllm.competition.journal import NAME
 from mathllm.competition.plots import plot_run
 from mathllm.competition.scorecard import Run
-from mathllm.competition.settings import CURRENT
 from mathllm.competition.stage import set_stage
 from mathllm.data.problems import read_problems
 from mathllm.errors import BundleError
 from mathllm.notebooks import export_html
 from mathllm.parameters import parse_parameters, read_declarations
+from mathllm.settings import CURRENT
 
 PLOT = "run.png"  # of each run: time and votes by problem
 WORKING_TREE = Path(mathllm.__file__).parents[1]  # what must not be imported in a rehearsal

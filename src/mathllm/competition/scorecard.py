@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mathllm.competition.journal import votes_text
-from mathllm.competition.settings import penalised_score
+from mathllm.settings import penalised_score
 
 NONE = "-"  # in the table, where there is nothing to show
 

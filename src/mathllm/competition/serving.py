@@ -15,12 +15,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from mathllm import paths
 from mathllm.answers import sympy_process
-from mathllm.competition import attached, faults, installed, paths, reference
+from mathllm.competition import attached, faults, installed, reference
 from mathllm.competition.journal import NAME, Journal, is_unfinished, warnings_to
-from mathllm.competition.listener import InferenceServer
-from mathllm.competition.settings import CURRENT
+from mathllm.competition.protocol.server import InferenceServer
 from mathllm.competition.submission import Submission, cause_of
+from mathllm.settings import CURRENT
 from mathllm.solving import Budget, EngineSettings, Solver, SolverSettings, load_solver
 
 __all__ = ["Submission", "serve"]

@@ -22,15 +22,15 @@ from pathlib import Path
 from typing import Any
 
 from mathllm.competition import faults
-from mathllm.competition.gateway import RESULT_FILE
 from mathllm.competition.isolation import Isolation
 from mathllm.competition.journal import NAME, read_journal, votes_text
+from mathllm.competition.protocol.gateway import RESULT_FILE
+from mathllm.competition.protocol.submission_file import read_submission
 from mathllm.competition.scorecard import Run
-from mathllm.competition.settings import CURRENT
 from mathllm.competition.stage import Stage, session_environment
-from mathllm.competition.submitted import read_submission
 from mathllm.errors import ProblemFileError
 from mathllm.parameters import parse_parameters, read_declarations
+from mathllm.settings import CURRENT
 
 POLL_SECONDS = 0.1
 END_SECONDS = 30  # for a process to end after SIGTERM, before it is killed
@@ -213,7 +213,7 @@ def _gateway(play: Play, run: Run, port: int | None) -> Iterator[Process]:
     alone = play.isolation.mode == "namespace" and play.fault != CUT
     told = ["--ports", str(port)] if port and not alone else []
     command = [
-        *(sys.executable, "-m", "mathllm.competition.gateway", *seed, *told),
+        *(sys.executable, "-m", "mathllm.competition.protocol.gateway", *seed, *told),
         *("--problems", str(play.stage.test_file), "--output-dir", str(working)),
     ]
     environment = session_environment(play.stage, working, rerun=True)

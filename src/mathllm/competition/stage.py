@@ -12,7 +12,7 @@ from pathlib import Path
 
 from mathllm.competition import bundle
 from mathllm.competition.reference import mount_point
-from mathllm.competition.settings import CURRENT
+from mathllm.settings import CURRENT
 
 _KEPT_BY_KAGGLE = bundle.DATASET_METADATA  # not among the files that a notebook sees
 # Of the user's variables: credentials, other Pythons' paths, and what this project sets itself.

@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from mathllm.competition import paths
+from mathllm import paths
 from mathllm.competition.journal import Journal, read_journal, votes_text
-from mathllm.competition.settings import CURRENT
+from mathllm.settings import CURRENT
 from mathllm.solving import Budget, Solution, Solver
 
 if TYPE_CHECKING:

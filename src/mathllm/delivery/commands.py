@@ -8,8 +8,8 @@ from functools import partial
 from pathlib import Path
 
 from mathllm.arguments import FAILED, OK, SAY, add_build, add_command, add_delivery
-from mathllm.competition.settings import CURRENT
 from mathllm.delivery.place import Place
+from mathllm.settings import CURRENT
 
 
 def add_commands(commands: argparse._SubParsersAction, root: Path) -> None:

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mathllm.competition import bundle, contents
-from mathllm.competition.settings import CURRENT
 from mathllm.delivery import credentials
 from mathllm.delivery.client import Kaggle
 from mathllm.delivery.patience import Patience
 from mathllm.errors import TryAgainError, UserError
 from mathllm.files import digest
+from mathllm.settings import CURRENT
 
 OK, WARNING, FAULT = "ok", "warning", "fault"
 LEAST_DISK = 5e9  # bytes: a bundle and its archives, with a backbone of 1.5 billion parameters

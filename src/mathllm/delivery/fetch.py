@@ -7,9 +7,9 @@ import shutil
 import zipfile
 from pathlib import Path
 
-from mathllm.competition.settings import CURRENT
 from mathllm.delivery.client import Kaggle
 from mathllm.errors import DeliveryError
+from mathllm.settings import CURRENT
 
 
 def fetch(kaggle: Kaggle, folder: Path) -> list[Path]:

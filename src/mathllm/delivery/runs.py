@@ -11,11 +11,11 @@ import threading
 import time
 from pathlib import Path
 
-from mathllm.competition.settings import CURRENT
-from mathllm.competition.submitted import read_submission
+from mathllm.competition.protocol.submission_file import read_submission
 from mathllm.delivery.client import Kaggle
 from mathllm.delivery.replies import ENDED, LOG_NAME
 from mathllm.errors import DeliveryError, ProblemFileError
+from mathllm.settings import CURRENT
 
 QUIET_SECONDS = 300.0  # without a line of the log, after which it is said that it still runs
 

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from mathllm.competition import bundle
-from mathllm.competition.settings import CURRENT
 from mathllm.delivery import records
 from mathllm.delivery.client import Kaggle
 from mathllm.delivery.place import Place
 from mathllm.delivery.push import Delivered, finish
 from mathllm.delivery.replies import COMPLETE, Submission
 from mathllm.errors import DeliveryError
+from mathllm.settings import CURRENT
 
 PENDING, ERROR = "pending", "error"
 

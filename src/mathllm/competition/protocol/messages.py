@@ -67,7 +67,7 @@ def _add_map(message: Any, name: str, number: int) -> None:
 def _message_classes() -> Callable[[str], Any]:
     # The file's name is ours: two files of one name in one pool must be the same file.
     file = descriptor_pb2.FileDescriptorProto(
-        name="mathllm/competition/wire.proto", package=PACKAGE, syntax="proto3"
+        name="mathllm/competition/protocol/messages.proto", package=PACKAGE, syntax="proto3"
     )
     request = file.message_type.add(name="KaggleEvaluationRequest")
     _add_field(request, "name", 1, _FIELD.TYPE_STRING)

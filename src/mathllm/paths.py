@@ -8,8 +8,8 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from mathllm.competition.settings import CURRENT
 from mathllm.errors import ParameterError, ProblemFileError
+from mathllm.settings import CURRENT
 
 INPUT_ROOT_VARIABLE = "MATHLLM_INPUT_ROOT"
 WORKING_DIR_VARIABLE = "MATHLLM_WORKING_DIR"
@@ -114,7 +114,7 @@ def locate(name: str) -> Path:
     assets/). Raises ParameterError that lists what was tried.
     """
     root = input_root()
-    clone = Path(__file__).parents[3]
+    clone = Path(__file__).parents[2]
     places = [Path(name), clone / name]
     if "/" not in name and (dataset := find_dataset(name)) is not None:
         places.append(dataset)
@@ -132,5 +132,5 @@ def locate_weights(name: str) -> Path:
     """`locate`, or for "" the default: the clone's assets/tiny, else the vendored weights."""
     if name:
         return locate(name)
-    embedded = Path(__file__).parents[3] / "assets" / "tiny"
+    embedded = Path(__file__).parents[2] / "assets" / "tiny"
     return embedded if embedded.is_dir() else locate(WEIGHTS_SLUG)

@@ -21,8 +21,9 @@ from typing import Any
 
 import grpc
 
-from mathllm.competition import paths, wire
-from mathllm.competition.protocol import (
+from mathllm import paths
+from mathllm.competition.protocol import messages
+from mathllm.competition.protocol.channel import (
     GATEWAY_HEADER,
     METHOD,
     NO_LISTENER,
@@ -157,9 +158,9 @@ class InferenceServer:
         submission.parquet appears in the working directory; `options` go to `run_gateway`.
         Raises GatewayError, from what an endpoint raised; a UserError of an endpoint as it is.
         """
-        from mathllm.competition.client import Client, GatewayError
-        from mathllm.competition.gateway import run_gateway
-        from mathllm.competition.settings import CURRENT
+        from mathllm.competition.protocol.client import Client, GatewayError
+        from mathllm.competition.protocol.gateway import run_gateway
+        from mathllm.settings import CURRENT
 
         problems = (
             Path(data_paths[0]) if data_paths else paths.find_competition_file(CURRENT.test_file)
@@ -179,8 +180,8 @@ class InferenceServer:
     def _handler(self) -> grpc.GenericRpcHandler:
         method = grpc.unary_unary_rpc_method_handler(
             self._answer,
-            request_deserializer=wire.Request.FromString,
-            response_serializer=wire.Response.SerializeToString,
+            request_deserializer=messages.Request.FromString,
+            response_serializer=messages.Response.SerializeToString,
         )
         return grpc.method_handlers_generic_handler(SERVICE, {METHOD: method})
 
@@ -190,9 +191,9 @@ class InferenceServer:
         try:
             if request.name not in self._endpoints:
                 raise NotImplementedError(NO_LISTENER.format(request.name))
-            args = [wire.deserialize(arg) for arg in request.args]
-            kwargs = {name: wire.deserialize(arg) for name, arg in request.kwargs.items()}
-            reply = wire.serialize(self._endpoints[request.name](*args, **kwargs))
+            args = [messages.deserialize(arg) for arg in request.args]
+            kwargs = {name: messages.deserialize(arg) for name, arg in request.kwargs.items()}
+            reply = messages.serialize(self._endpoints[request.name](*args, **kwargs))
         # A panic in a Rust package and SystemExit are no Exceptions, and would leave the
         # caller waiting for ever.
         except BaseException as error:
@@ -203,7 +204,7 @@ class InferenceServer:
             context.abort(grpc.StatusCode.UNKNOWN, RAISED + text.decode(errors="ignore"))
         self._answered += 1
         self._last_seen = time.monotonic()
-        return wire.Response(payload=reply)
+        return messages.Response(payload=reply)
 
     def _note_gateway(self, context: grpc.ServicerContext) -> None:
         """Who calls, if it says so and runs on this machine."""

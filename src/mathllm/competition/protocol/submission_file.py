@@ -4,8 +4,8 @@ from pathlib import Path
 
 import polars as pl
 
-from mathllm.competition.settings import CURRENT
 from mathllm.errors import ProblemFileError
+from mathllm.settings import CURRENT
 
 
 def read_submission(path: Path) -> dict[str, int]:

@@ -1,6 +1,6 @@
 """The competition's gateway, played here: problems in, submission.parquet out.
 
-    python -m mathllm.competition.gateway --problems FILE.csv --output-dir DIR
+    python -m mathllm.competition.protocol.gateway --problems FILE.csv --output-dir DIR
 
 Knows problems, replies and the files of a run. Knows nothing of how answers are found, and
 of the wire only that there is a client for it.
@@ -17,12 +17,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mathllm.competition import paths
-from mathllm.competition.client import Client, ErrorKind, GatewayError
-from mathllm.competition.listener import Ending, GatewayGoneError, InferenceServer
-from mathllm.competition.protocol import PORTS
-from mathllm.competition.settings import CURRENT
+from mathllm import paths
+from mathllm.competition.protocol.channel import PORTS
+from mathllm.competition.protocol.client import Client, ErrorKind, GatewayError
+from mathllm.competition.protocol.server import Ending, GatewayGoneError, InferenceServer
 from mathllm.errors import ParameterError, UserError
+from mathllm.settings import CURRENT
 
 if TYPE_CHECKING:
     import polars as pl
@@ -195,7 +195,7 @@ def _ports(text: str) -> tuple[int, ...]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m mathllm.competition.gateway",
+        prog="python -m mathllm.competition.protocol.gateway",
         description="Plays the competition's gateway: waits for a server on loopback, sends it "
         "every problem, and writes submission.parquet (in a rerun result.json as well).",
         epilog="Exit status: 0 when the submission was written, 1 when the run failed, "

@@ -12,8 +12,8 @@ from typing import Any
 
 import grpc
 
-from mathllm.competition import wire
-from mathllm.competition.protocol import (
+from mathllm.competition.protocol import messages
+from mathllm.competition.protocol.channel import (
     CLIENT_OPTIONS,
     GATEWAY_HEADER,
     METHOD,
@@ -22,7 +22,7 @@ from mathllm.competition.protocol import (
     RAISED,
     SERVICE,
 )
-from mathllm.competition.settings import CURRENT
+from mathllm.settings import CURRENT
 
 RETRY_SECONDS = 0.2  # between two rounds over all ports
 CONNECT_SECONDS = 5.0  # for something that accepts connections to prove that it speaks gRPC
@@ -63,7 +63,7 @@ class Client:
         ports: Sequence[int] = PORTS,
         startup_seconds: float = CURRENT.startup_seconds,
         response_seconds: float = CURRENT.response_seconds,
-        series_format: wire.SeriesFormat = CURRENT.series_format,
+        series_format: messages.SeriesFormat = CURRENT.series_format,
     ):
         self.port: int | None = None  # the server's, once it has answered
         self._host = host
@@ -78,7 +78,7 @@ class Client:
 
         Raises GatewayError, of the kind that the competition's own gateway would report.
         """
-        request = wire.request(name, args, self._series_format)
+        request = messages.request(name, args, self._series_format)
         try:
             if self._channel is None:
                 response = self._first(request, last)
@@ -87,7 +87,7 @@ class Client:
         except grpc.RpcError as error:
             raise self._explained(error, name) from None
         try:
-            return wire.deserialize(response.payload)
+            return messages.deserialize(response.payload)
         except Exception as error:
             raise GatewayError(
                 ErrorKind.INVALID_SUBMISSION, f"the reply of {name} cannot be read: {error}"
@@ -102,8 +102,8 @@ class Client:
     def _call(self, channel: grpc.Channel, request: Any, last: bool) -> Any:
         call = channel.unary_unary(
             f"/{SERVICE}/{METHOD}",
-            request_serializer=wire.Request.SerializeToString,
-            response_deserializer=wire.Response.FromString,
+            request_serializer=messages.Request.SerializeToString,
+            response_deserializer=messages.Response.FromString,
         )
         header = (GATEWAY_HEADER, f"{os.getpid()} {'last' if last else 'more'}")
         return call(request, timeout=self._response_seconds, metadata=(header,))

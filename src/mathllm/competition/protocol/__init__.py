@@ -1,0 +1,1 @@
+"""The wire of the evaluation API: messages, both of its ends, and the file it leaves."""
