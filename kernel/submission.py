@@ -57,7 +57,7 @@ bundle: str = ""  # what the notebook was vendored with; empty: not checked
 # %%
 import polars as pl
 
-from mathllm.competition.serving import serve
+from mathllm.competition.kernel.serve import serve
 from mathllm.parameters import check_parameters
 from mathllm.solving import Budget, EngineSettings, SolverSettings
 

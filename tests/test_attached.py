@@ -10,11 +10,12 @@ from tiny_weights import write_weights
 from tiny_wheels import clone
 
 from mathllm import paths
-from mathllm.competition import attached, bundle, reference
+from mathllm.competition import bundle
 from mathllm.competition.bundle import SOURCE, WEIGHTS, Order
-from mathllm.competition.journal import read_journal
+from mathllm.competition.kernel import backbone, integrity
+from mathllm.competition.kernel.journal import read_journal
+from mathllm.competition.kernel.serve import serve
 from mathllm.competition.protocol.server import Ending, InferenceServer
-from mathllm.competition.serving import serve
 from mathllm.errors import BundleError, WeightsError
 from mathllm.settings import CURRENT
 from mathllm.solving import Budget, SolverSettings
@@ -66,7 +67,7 @@ def weights_of(inputs: Path) -> Path:
 
 
 def other_version(inputs: Path) -> str:
-    path = weights_of(inputs) / attached.CONTENTS
+    path = weights_of(inputs) / integrity.CONTENTS
     content = json.loads(path.read_text(encoding="utf-8"))
     content["files"]["trm/config.json"]["sha256"] = "0" * 64
     path.write_text(json.dumps(content), encoding="utf-8")
@@ -85,7 +86,7 @@ def lost(inputs: Path) -> str:
 
 
 def not_vendored(inputs: Path) -> str:
-    (weights_of(inputs) / attached.CONTENTS).unlink()
+    (weights_of(inputs) / integrity.CONTENTS).unlink()
     return r"contents\.json is missing, so mathllm-weights is not as it was vendored"
 
 
@@ -95,30 +96,30 @@ def not_attached(inputs: Path) -> str:
 
 
 def test_what_was_vendored_passes_in_either_layout_and_as_the_web_page_unpacks_it(inputs, stamp):
-    attached.check(stamp)
-    attached.check("")
+    integrity.check(stamp)
+    integrity.check("")
     for slug in ("mathllm-source", "mathllm-weights"):
         (inputs / "datasets" / "somebody" / slug).rename(inputs / slug)
-    attached.check(stamp)
+    integrity.check(stamp)
     for slug in ("mathllm-source", "mathllm-weights"):
         (inputs / slug).rename(inputs / "moved")
         (inputs / "moved").rename(inputs / "datasets" / slug)
         (inputs / slug).mkdir()
         (inputs / "datasets" / slug).rename(inputs / slug / slug)
-    attached.check(stamp)
+    integrity.check(stamp)
 
 
 @pytest.mark.parametrize("spoil", [other_version, cut, lost, not_vendored, not_attached])
 def test_a_difference_is_named_with_the_mend(inputs, stamp, spoil):
     words = spoil(inputs)
     with pytest.raises(BundleError, match=f"{words}.*attach the newest version.*push again"):
-        attached.check(stamp)
+        integrity.check(stamp)
 
 
 @pytest.mark.usefixtures("inputs")
 def test_a_stamp_that_was_edited_is_refused():
     with pytest.raises(BundleError, match="leave it as it was vendored"):
-        attached.check("abc something")
+        integrity.check("abc something")
 
 
 def run(stamp: str, weights: str = "mathllm-weights") -> list[dict]:
@@ -167,16 +168,16 @@ def mounted(order: Order, inputs: Path) -> Path:
 
 
 def test_a_model_is_found_in_either_layout_and_answers(mounted, inputs):
-    assert reference.find_backbone(weights_of(inputs), strict=True) == mounted
+    assert backbone.find_backbone(weights_of(inputs), strict=True) == mounted
     (inputs / OLDER).parent.mkdir(parents=True)
     mounted.rename(inputs / OLDER)
-    assert reference.find_backbone(weights_of(inputs), strict=True) == inputs / OLDER
+    assert backbone.find_backbone(weights_of(inputs), strict=True) == inputs / OLDER
     answers = [event for event in run("") if event["event"] == "answer"]
     assert [answer["fault"] for answer in answers] == [None]
 
 
 def test_weights_with_a_backbone_of_their_own_need_no_model(order):
-    assert reference.find_backbone(order.weights, strict=True) is None
+    assert backbone.find_backbone(order.weights, strict=True) is None
 
 
 def test_a_model_that_is_not_attached_is_named(mounted):
@@ -209,12 +210,12 @@ def change_weights(backbone: Path) -> None:
 def test_another_model_is_refused_in_a_commit_run(mounted, inputs, change, words):
     change(mounted)
     with pytest.raises(WeightsError, match=f"{words}: {MODEL} is not the backbone"):
-        reference.find_backbone(weights_of(inputs), strict=True)
+        backbone.find_backbone(weights_of(inputs), strict=True)
 
 
 def test_another_model_is_a_warning_in_a_rerun(mounted, inputs, caplog):
     change_config(mounted)
-    assert reference.find_backbone(weights_of(inputs), strict=False) == mounted
+    assert backbone.find_backbone(weights_of(inputs), strict=False) == mounted
     assert "has hidden_size 3584" in caplog.text
 
 
@@ -223,4 +224,4 @@ def test_a_config_that_another_version_saved_is_the_same_model(mounted, inputs):
     config = json.loads(path.read_text(encoding="utf-8"))
     config |= {"transformers_version": "9.9", "torch_dtype": "bfloat16", "use_cache": False}
     path.write_text(json.dumps(config), encoding="utf-8")
-    assert reference.find_backbone(weights_of(inputs), strict=True) == mounted
+    assert backbone.find_backbone(weights_of(inputs), strict=True) == mounted

@@ -69,7 +69,7 @@ def test_a_bundle_holds_source_weights_kernel_and_the_sum_of_each_file(order: Or
     names = set(contents(order.build))
     assert {
         f"{SOURCE}/mathllm/__init__.py",
-        f"{SOURCE}/mathllm/competition/serving.py",
+        f"{SOURCE}/mathllm/competition/kernel/serve.py",
         f"{SOURCE}/dataset-metadata.json",
         f"{WEIGHTS}/backbone/model.safetensors",
         f"{WEIGHTS}/backbone/tokenizer.json",

@@ -20,7 +20,7 @@ from tiny_wheels import clone, write_wheel
 from mathllm.competition import bundle, sessions
 from mathllm.competition.guard import is_loopback
 from mathllm.competition.isolation import Isolation
-from mathllm.competition.journal import read_journal
+from mathllm.competition.kernel.journal import read_journal
 from mathllm.competition.rehearsal import WORKING_TREE, Rehearsal, rehearse, truth_of
 from mathllm.competition.scorecard import Run, conclusion, table
 from mathllm.competition.stage import session_environment, set_stage

@@ -12,9 +12,9 @@ import polars as pl
 import pytest
 from conftest import ROOT
 
-from mathllm.competition.journal import Journal, is_unfinished, read_journal
+from mathllm.competition.kernel.journal import Journal, is_unfinished, read_journal
+from mathllm.competition.kernel.submission import Submission
 from mathllm.competition.protocol.client import Client
-from mathllm.competition.submission import Submission
 from mathllm.solving import Attempt, Budget, Solution
 
 
@@ -38,7 +38,7 @@ class Counting:
 
 KERNEL = """
 import sys
-from mathllm.competition.serving import serve
+from mathllm.competition.kernel.serve import serve
 from mathllm.solving import Budget, SolverSettings
 
 serve(sys.argv[1], SolverSettings(n_samples=2, max_new_tokens=60), Budget(3600, 60, 50))

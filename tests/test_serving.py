@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny_weights import write_weights
 
-from mathllm.competition.journal import Journal, read_journal
+from mathllm.competition.kernel.journal import Journal, read_journal
+from mathllm.competition.kernel.serve import Submission, serve
 from mathllm.competition.protocol.server import Ending, InferenceServer
-from mathllm.competition.serving import Submission, serve
 from mathllm.errors import ParameterError, ProblemFileError, WeightsError
 from mathllm.settings import CURRENT
 from mathllm.solving import Attempt, Budget, Solution, SolverSettings, load_solver

@@ -9,8 +9,9 @@ import pytest
 from conftest import ROOT
 from tiny_wheels import pin, write_wheel
 
-from mathllm.competition import closure, installed, wheels
+from mathllm.competition import closure, wheels
 from mathllm.competition.closure import check_closure, read_wheel
+from mathllm.competition.kernel import install
 from mathllm.competition.wheels import LOCK, download, read_lock, resolve
 from mathllm.errors import BundleError
 
@@ -186,14 +187,14 @@ def import_path(monkeypatch):
 
 def test_what_is_lacking_is_installed_at_the_end_of_the_path(dataset, import_path):
     before = [*import_path]
-    done = installed.install(dataset)
+    done = install.install(dataset)
     assert done["installed"] == ["mathllm-absent 1.0"]
     assert [text.split()[0] for text in done["present"]] == ["numpy"]
     assert import_path == [*before, done["folder"]]
     found = importlib.util.find_spec("mathllm_absent")
     assert Path(found.origin).is_relative_to(done["folder"])
     # Nothing is asked of an index, and nothing is left to do the second time.
-    assert installed.install(dataset)["installed"] == []
+    assert install.install(dataset)["installed"] == []
 
 
 def test_a_wheel_that_is_not_whole_is_not_installed(dataset, import_path):
@@ -201,11 +202,11 @@ def test_a_wheel_that_is_not_whole_is_not_installed(dataset, import_path):
     (wheel,) = dataset.glob("mathllm_absent*")
     wheel.write_bytes(wheel.read_bytes() + b"\0")
     with pytest.raises(BundleError, match=r"mathllm-absent 1\.0.*mathllm-wheels.*push again"):
-        installed.install(dataset)
+        install.install(dataset)
     assert import_path == before
 
 
 def test_a_kernel_without_pip_says_so(dataset, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "executable", str(bare_python(tmp_path)))
     with pytest.raises(BundleError, match="has no pip"):
-        installed.install(dataset)
+        install.install(dataset)

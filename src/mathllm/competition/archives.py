@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from mathllm.competition import bundle
-from mathllm.competition.attached import CONTENTS
+from mathllm.competition.kernel.integrity import CONTENTS
 from mathllm.errors import BundleError
 
 EPOCH = (1980, 1, 1, 0, 0, 0)  # of every file in an archive: the oldest time that zips know

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mathllm.competition import attached, audit
+from mathllm.competition import audit
 from mathllm.competition.draft import (
     DATASET_METADATA,
     KERNEL,
@@ -41,6 +41,7 @@ from mathllm.competition.draft import (
     to_json,
 )
 from mathllm.competition.injection import inject
+from mathllm.competition.kernel import integrity
 from mathllm.errors import BundleError
 from mathllm.files import digest as file_digest
 
@@ -177,7 +178,7 @@ def _lay_out(plan: Draft, staging: Path) -> dict[str, Any]:
         for name, content in files:
             found = put(f"{part}/{name}", content)
             listed[name] = found, (staging / part / name).stat().st_size
-        digests[part] = put(f"{part}/{attached.CONTENTS}", to_json(attached.listing(listed)))
+        digests[part] = put(f"{part}/{integrity.CONTENTS}", to_json(integrity.listing(listed)))
         put(f"{part}/{DATASET_METADATA}", to_json(plan.metadata[part]))
     notebook = plan.notebook.read_text(encoding="utf-8")
     identity = _identity(plan, notebook, digests)
@@ -213,7 +214,7 @@ def _values(
 ) -> dict[str, Any]:
     """What is injected into the notebook: the user's parameters, and the stamp."""
     slugs = {metadata[part]["id"].partition("/")[2]: found for part, found in digests.items()}
-    return {**parameters, STAMP: attached.stamp(identity, dict(sorted(slugs.items())))}
+    return {**parameters, STAMP: integrity.stamp(identity, dict(sorted(slugs.items())))}
 
 
 def _write(content: Path | bytes, target: Path) -> str:

@@ -12,7 +12,8 @@ from typing import Any
 
 from packaging.utils import canonicalize_name
 
-from mathllm.competition import audit, closure, contents, reference, wheels
+from mathllm.competition import audit, closure, contents, wheels
+from mathllm.competition.kernel import backbone
 from mathllm.errors import ParameterError
 from mathllm.parameters import parse_parameters, read_declarations
 from mathllm.settings import CURRENT
@@ -98,14 +99,14 @@ def _parameters(order: Order, notebook: Path) -> dict[str, Any]:
 def _weights(order: Order) -> list[tuple[str, Path | bytes]]:
     parts = ("trm",) if order.model else ("backbone", "trm")
     if order.model:
-        reference.check_handle(order.model)
+        backbone.check_handle(order.model)
     for part in parts:
         audit.check_tree(order.weights / part, order.weights, weights=True)
     contents.check_weights(order.weights)
     files: list[tuple[str, Path | bytes]] = [*contents.weight_files(order.weights, parts)]
     if order.model:
-        described = reference.describe(order.model, order.weights / "backbone")
-        files.append((reference.REFERENCE, to_json(described)))
+        described = backbone.describe(order.model, order.weights / "backbone")
+        files.append((backbone.REFERENCE, to_json(described)))
     return files
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from mathllm.competition import bundle, scorecard, sessions
 from mathllm.competition.faults import FAULTS, STRUCK, Fault
-from mathllm.competition.journal import NAME, read_journal
+from mathllm.competition.kernel.journal import NAME, read_journal
 from mathllm.competition.rehearsal import Rehearsal, keep, staged
 from mathllm.competition.scorecard import Run
 

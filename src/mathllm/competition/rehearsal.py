@@ -18,8 +18,8 @@ import polars as pl
 import mathllm
 from mathllm.competition import bundle, scorecard, sessions
 from mathllm.competition.isolation import DESCRIPTION, Isolation, Mode
-from mathllm.competition.journal import NAME
-from mathllm.competition.plots import plot_run
+from mathllm.competition.kernel.journal import NAME
+from mathllm.competition.kernel.plots import plot_run
 from mathllm.competition.scorecard import Run
 from mathllm.competition.stage import set_stage
 from mathllm.data.problems import read_problems

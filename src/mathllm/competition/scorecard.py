@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mathllm.competition.journal import votes_text
+from mathllm.competition.kernel.journal import votes_text
 from mathllm.settings import penalised_score
 
 NONE = "-"  # in the table, where there is nothing to show

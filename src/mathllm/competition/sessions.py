@@ -23,7 +23,7 @@ from typing import Any
 
 from mathllm.competition import faults
 from mathllm.competition.isolation import Isolation
-from mathllm.competition.journal import NAME, read_journal, votes_text
+from mathllm.competition.kernel.journal import NAME, read_journal, votes_text
 from mathllm.competition.protocol.gateway import RESULT_FILE
 from mathllm.competition.protocol.submission_file import read_submission
 from mathllm.competition.scorecard import Run

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mathllm.competition import bundle
-from mathllm.competition.reference import mount_point
+from mathllm.competition.kernel.backbone import mount_point
 from mathllm.settings import CURRENT
 
 _KEPT_BY_KAGGLE = bundle.DATASET_METADATA  # not among the files that a notebook sees

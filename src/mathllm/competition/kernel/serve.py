@@ -17,10 +17,11 @@ from typing import Any
 
 from mathllm import paths
 from mathllm.answers import sympy_process
-from mathllm.competition import attached, faults, installed, reference
-from mathllm.competition.journal import NAME, Journal, is_unfinished, warnings_to
+from mathllm.competition import faults
+from mathllm.competition.kernel import backbone, install, integrity
+from mathllm.competition.kernel.journal import NAME, Journal, is_unfinished, warnings_to
+from mathllm.competition.kernel.submission import Submission, cause_of
 from mathllm.competition.protocol.server import InferenceServer
-from mathllm.competition.submission import Submission, cause_of
 from mathllm.settings import CURRENT
 from mathllm.solving import Budget, EngineSettings, Solver, SolverSettings, load_solver
 
@@ -50,13 +51,13 @@ def serve(
     journal.write(
         "start",
         pid=os.getpid(),
-        package=str(Path(__file__).parents[1]),
+        package=str(Path(__file__).parents[2]),
         rerun=rerun,
         bundle=bundle.partition(" ")[0],
     )
     with warnings_to(journal):
         with _survived(rerun):
-            attached.check(bundle)
+            integrity.check(bundle)
         submission = Submission(
             lambda: _load_solver(weights, settings, engine, journal, strict=not rerun),
             budget,
@@ -163,7 +164,7 @@ def _until_sigterm(wait: Callable[[], None]) -> str:
 def _install_packages(journal: Journal) -> None:
     """What the image lacks, from the wheels' dataset if there is one."""
     if (dataset := paths.find_dataset(paths.WHEELS_SLUG)) is not None:
-        journal.write("wheels", **installed.install(dataset))
+        journal.write("wheels", **install.install(dataset))
 
 
 def _load_solver(
@@ -176,7 +177,7 @@ def _load_solver(
     with _survived(not strict):
         _install_packages(journal)
     folder = paths.locate_weights(weights)
-    backbone = reference.find_backbone(folder, strict)
+    model = backbone.find_backbone(folder, strict)
     # Here and not above: the kernel listens before torch is imported.
     import torch
     from transformers.utils import logging
@@ -184,7 +185,7 @@ def _load_solver(
     logging.disable_progress_bar()  # a notebook keeps fragments of them
     device = "cuda" if torch.cuda.is_available() else "cpu"
     log = paths.working_dir()
-    solver = load_solver(folder, settings, device, engine, strict, log, backbone)
+    solver = load_solver(folder, settings, device, engine, strict, log, model)
     journal.write("mathematics", package=sympy_process.origin())
     if fault := os.environ.get(faults.VARIABLE):  # a rehearsal's, never set on Kaggle
         faults.inject(fault, solver)

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from mathllm import paths
-from mathllm.competition.journal import Journal, read_journal, votes_text
+from mathllm.competition.kernel.journal import Journal, read_journal, votes_text
 from mathllm.settings import CURRENT
 from mathllm.solving import Budget, Solution, Solver
 
@@ -124,7 +124,7 @@ class Submission:
         if self.rerun:
             return f"plotted in a commit run; the figures are in {self.journal.path.name}"
         # Here and not above: the kernel listens before matplotlib is imported.
-        from mathllm.competition.plots import plot_run
+        from mathllm.competition.kernel.plots import plot_run
 
         return plot_run(self.journal.path)
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from mathllm.competition.journal import read_journal
+from mathllm.competition.kernel.journal import read_journal
 
 WON, OTHERS, NONE = "#2a7de1", "#f2a33a", "#d9d9d9"
 LABELS = 25  # problems, up to which every one is named
