@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mathllm.competition import bundle
+from mathllm.competition.bundle import manifest
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -27,8 +27,9 @@ def make_bundle(
 ) -> str:
     """A bundle of these files; returns its identity."""
     parts = {
-        bundle.SOURCE: source or {"mathllm/__init__.py": b"", "LICENSE": b"free"},
-        bundle.WEIGHTS: weights or {"trm/model.safetensors": b"weights", "trm/config.json": b"{}"},
+        manifest.SOURCE: source or {"mathllm/__init__.py": b"", "LICENSE": b"free"},
+        manifest.WEIGHTS: weights
+        or {"trm/model.safetensors": b"weights", "trm/config.json": b"{}"},
     }
     written: dict[str, bytes] = {}
     digests: dict[str, str] = {}
@@ -70,19 +71,19 @@ def make_bundle(
         "source": f'bundle = "{identity}"',
     }
     notebook = {"cells": [cell], "metadata": {}, "nbformat": 4, "nbformat_minor": 4}
-    written[f"{bundle.KERNEL}/submission.ipynb"] = json.dumps(notebook).encode()
-    written[f"{bundle.KERNEL}/kernel-metadata.json"] = json.dumps(metadata).encode()
+    written[f"{manifest.KERNEL}/submission.ipynb"] = json.dumps(notebook).encode()
+    written[f"{manifest.KERNEL}/kernel-metadata.json"] = json.dumps(metadata).encode()
     for name, data in written.items():
         (build / name).parent.mkdir(parents=True, exist_ok=True)
         (build / name).write_bytes(data)
-    manifest: dict[str, Any] = {
+    content: dict[str, Any] = {
         "files": {name: sum_of(data) for name, data in sorted(written.items())},
-        "format": bundle.FORMAT,
+        "format": manifest.FORMAT,
         "identity": identity,
         "datasets": digests,
         "parameters": {"n_samples": 16},
     }
-    (build / bundle.MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
+    (build / manifest.MANIFEST).write_text(json.dumps(content), encoding="utf-8")
     return identity
 
 

@@ -9,15 +9,15 @@ import pytest
 from tiny_weights import write_weights
 from tiny_wheels import clone, write_wheel
 
-from mathllm.competition import archives, bundle
-from mathllm.competition.archives import archive, stage_upload, zip_bundle
+from mathllm.competition.bundle import archives, manifest
+from mathllm.competition.bundle.archives import archive, stage_upload, zip_bundle
 from mathllm.errors import BundleError
 
 
 @pytest.fixture(scope="module")
 def build(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bundle")
-    order = bundle.Order(
+    order = manifest.BundleSpec(
         root=clone(folder / "clone", write_wheel(folder, "tiny-probe")),
         weights=write_weights(folder / "weights"),
         build=folder / "build",
@@ -25,7 +25,7 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Path:
         title="MathLLM submission",
         accelerator="none",
     )
-    bundle.vendor(order)
+    manifest.vendor(order)
     return order.build
 
 
@@ -53,7 +53,7 @@ def test_the_same_files_give_the_same_archive(tmp_path):
     assert {(entry.date_time, entry.extra) for entry in entries} == {(archives.EPOCH, b"")}
 
 
-@pytest.mark.parametrize("part", [bundle.SOURCE, bundle.WEIGHTS, bundle.WHEELS])
+@pytest.mark.parametrize("part", [manifest.SOURCE, manifest.WEIGHTS, manifest.WHEELS])
 def test_what_is_staged_unpacks_to_the_dataset(build, tmp_path, part):
     staged = stage_upload(build, part, tmp_path / "staged")
     assert not [path for path in staged.iterdir() if path.is_dir()]
@@ -69,7 +69,7 @@ def test_what_is_staged_unpacks_to_the_dataset(build, tmp_path, part):
 
 def test_staging_again_keeps_what_is_whole_and_mends_the_rest(build, tmp_path, monkeypatch):
     target = tmp_path / "staged"
-    stage_upload(build, bundle.WEIGHTS, target)
+    stage_upload(build, manifest.WEIGHTS, target)
     before = {path.name: (path.stat().st_mtime, path.stat().st_size) for path in target.iterdir()}
     assert {time for time, _ in before.values()} == {archives.SECONDS}
     content = sums(target)
@@ -78,7 +78,7 @@ def test_staging_again_keeps_what_is_whole_and_mends_the_rest(build, tmp_path, m
     made = []
     whole = archives.archive
     monkeypatch.setattr(archives, "archive", lambda *a: made.append(a[1].name) or whole(*a))
-    stage_upload(build, bundle.WEIGHTS, target)
+    stage_upload(build, manifest.WEIGHTS, target)
     assert made == ["trm.zip"]
     assert sums(target) == content
     after = {path.name: (path.stat().st_mtime, path.stat().st_size) for path in target.iterdir()}
@@ -87,9 +87,9 @@ def test_staging_again_keeps_what_is_whole_and_mends_the_rest(build, tmp_path, m
 
 def test_what_was_staged_for_other_content_is_made_anew(build, tmp_path):
     target = tmp_path / "staged"
-    stage_upload(build, bundle.WHEELS, target)
+    stage_upload(build, manifest.WHEELS, target)
     (target / "left.zip").write_bytes(b"of another bundle")
-    stage_upload(build, bundle.SOURCE, target)
+    stage_upload(build, manifest.SOURCE, target)
     assert {path.name for path in target.iterdir()} == {
         *("LICENSE", "assets.zip", "contents.json", "dataset-metadata.json", "mathllm.zip")
     }
@@ -99,7 +99,7 @@ def test_a_full_disk_is_said_before_anything_is_written(build, tmp_path, monkeyp
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     with pytest.raises(BundleError, match=r"needs \d+\.\d GB and its disk has 0\.0 GB free"):
-        stage_upload(build, bundle.WEIGHTS, tmp_path / "staged")
+        stage_upload(build, manifest.WEIGHTS, tmp_path / "staged")
     assert not list((tmp_path / "staged").iterdir())
     with pytest.raises(BundleError, match="make room"):
         zip_bundle(build, tmp_path / "zips")

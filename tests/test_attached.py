@@ -10,8 +10,8 @@ from tiny_weights import write_weights
 from tiny_wheels import clone
 
 from mathllm import paths
-from mathllm.competition import bundle
-from mathllm.competition.bundle import SOURCE, WEIGHTS, Order
+from mathllm.competition.bundle import manifest
+from mathllm.competition.bundle.manifest import SOURCE, WEIGHTS, BundleSpec
 from mathllm.competition.kernel import backbone, integrity
 from mathllm.competition.kernel.journal import read_journal
 from mathllm.competition.kernel.serve import serve
@@ -26,9 +26,9 @@ OLDER = Path("qwen2.5-math/transformers/1.5b-instruct/1")
 
 
 @pytest.fixture(scope="module")
-def order(tmp_path_factory: pytest.TempPathFactory) -> Order:
+def order(tmp_path_factory: pytest.TempPathFactory) -> BundleSpec:
     folder = tmp_path_factory.mktemp("bundle")
-    order = Order(
+    order = BundleSpec(
         root=clone(folder / "clone"),
         weights=write_weights(folder / "weights"),
         build=folder / "build",
@@ -36,18 +36,18 @@ def order(tmp_path_factory: pytest.TempPathFactory) -> Order:
         title="MathLLM submission",
         accelerator="none",
     )
-    bundle.vendor(order)
-    bundle.vendor(replace(order, build=folder / "with-model", model=MODEL))
+    manifest.vendor(order)
+    manifest.vendor(replace(order, build=folder / "with-model", model=MODEL))
     return order
 
 
 @pytest.fixture
-def stamp(order: Order) -> str:
-    return bundle.injected(order.build)["bundle"]
+def stamp(order: BundleSpec) -> str:
+    return manifest.injected(order.build)["bundle"]
 
 
 @pytest.fixture
-def inputs(order: Order, tmp_path: Path, monkeypatch) -> Path:
+def inputs(order: BundleSpec, tmp_path: Path, monkeypatch) -> Path:
     """An input root with what was vendored, and a working folder; a commit run."""
     root = tmp_path / "input"
     for part, slug in ((SOURCE, "mathllm-source"), (WEIGHTS, "mathllm-weights")):
@@ -159,7 +159,7 @@ def test_wheels_that_cannot_be_installed_end_a_commit_run(inputs, stamp):
 
 
 @pytest.fixture
-def mounted(order: Order, inputs: Path) -> Path:
+def mounted(order: BundleSpec, inputs: Path) -> Path:
     """In place of the weights those that name a model; returns where that is mounted."""
     shutil.rmtree(weights_of(inputs))
     shutil.copytree(order.build.parent / "with-model" / WEIGHTS, weights_of(inputs))

@@ -13,8 +13,8 @@ from conftest import ROOT
 from tiny_weights import write_weights
 from tiny_wheels import clone, write_wheel
 
-from mathllm.competition import audit, leaks
-from mathllm.competition.bundle import Order, vendor
+from mathllm.competition.bundle import checks, secrets
+from mathllm.competition.bundle.manifest import BundleSpec, vendor
 from mathllm.errors import BundleError
 
 HEX = "0123456789abcdef" * 2
@@ -26,9 +26,9 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def order(weights: Path, tmp_path: Path) -> Order:
+def order(weights: Path, tmp_path: Path) -> BundleSpec:
     """An order whose clone and weights a test may spoil."""
-    return Order(
+    return BundleSpec(
         root=clone(tmp_path / "clone"),
         weights=shutil.copytree(weights, tmp_path / "weights"),
         build=tmp_path / "build",
@@ -38,7 +38,7 @@ def order(weights: Path, tmp_path: Path) -> Order:
     )
 
 
-def refused(order: Order, words: str) -> None:
+def refused(order: BundleSpec, words: str) -> None:
     """Vendoring raises one BundleError of a line with these words, and leaves nothing."""
     with pytest.raises(BundleError, match=words) as caught:
         vendor(order)
@@ -47,7 +47,7 @@ def refused(order: Order, words: str) -> None:
     assert not list(order.build.parent.glob(".build*"))
 
 
-def test_this_repository_passes(order: Order):
+def test_this_repository_passes(order: BundleSpec):
     vendor(replace(order, weights=ROOT / "assets" / "tiny"))
 
 
@@ -55,7 +55,7 @@ def test_this_repository_passes(order: Order):
     "name", ["kaggle.json", "access_token", ".env", ".netrc", "id_rsa", "host.pem", ".env.local"]
 )
 @pytest.mark.parametrize("where", ["clone/src/mathllm/trm", "weights/backbone", "weights/trm"])
-def test_private_files_are_refused_by_name(order: Order, name, where):
+def test_private_files_are_refused_by_name(order: BundleSpec, name, where):
     path = order.build.parent / where / name
     path.write_text("anything", encoding="utf-8")
     refused(order, f"{path} looks like credentials")
@@ -77,7 +77,7 @@ def test_private_files_are_refused_by_name(order: Order, name, where):
         ("password = 'correct8horse8battery'", "a password"),
     ],
 )
-def test_credentials_are_found_and_not_shown(order: Order, text, kind):
+def test_credentials_are_found_and_not_shown(order: BundleSpec, text, kind):
     path = order.root / "src" / "mathllm" / "files.py"
     lines = path.read_text(encoding="utf-8")
     path.write_text(f"{lines}# {text}\n", encoding="utf-8")
@@ -87,7 +87,7 @@ def test_credentials_are_found_and_not_shown(order: Order, text, kind):
     assert HEX not in str(caught.value)
 
 
-def test_credentials_are_found_in_weights_and_in_the_notebook(order: Order):
+def test_credentials_are_found_in_weights_and_in_the_notebook(order: BundleSpec):
     config = order.weights / "trm" / "config.json"
     whole = config.read_text(encoding="utf-8")
     path = order.weights / "trm" / "notes.txt"
@@ -112,7 +112,7 @@ def test_credentials_are_found_in_weights_and_in_the_notebook(order: Order):
     ],
 )
 def test_what_only_looks_alike_is_no_credential(text):
-    assert leaks.secret_in(text.encode()) is None
+    assert secrets.secret_in(text.encode()) is None
 
 
 def zipped(path: Path) -> None:
@@ -140,7 +140,7 @@ def objects(path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("part", ["backbone", "trm"])
-def test_pickles_are_refused_by_suffix_and_by_content(order: Order, part, name, write):
+def test_pickles_are_refused_by_suffix_and_by_content(order: BundleSpec, part, name, write):
     path = order.weights / part / name
     write(path)
     refused(order, f"{path} is a pickle.*convert it to safetensors.*or remove it")
@@ -150,19 +150,19 @@ def test_old_pickles_are_found_in_every_protocol(tmp_path):
     for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
         path = tmp_path / "x.json"
         path.write_bytes(pickle.dumps({"a": [1] * 300}, protocol=protocol))
-        assert leaks.is_pickle(path), protocol
+        assert secrets.is_pickle(path), protocol
     torch.save([1], tmp_path / "legacy.json", _use_new_zipfile_serialization=False)
-    assert leaks.is_pickle(tmp_path / "legacy.json")
+    assert secrets.is_pickle(tmp_path / "legacy.json")
 
 
 def test_headers_of_safetensors_are_no_pickles(tmp_path):
     for size in (0x280, 0x380, 0x480, 0x580, 0x2880, 0x7D0480):
         path = tmp_path / "x.safetensors"
         path.write_bytes(size.to_bytes(8, "little") + b"{" + b" " * 100)
-        assert not leaks.is_pickle(path), hex(size)
+        assert not secrets.is_pickle(path), hex(size)
 
 
-def test_harmless_files_beside_the_weights_stay_behind(order: Order):
+def test_harmless_files_beside_the_weights_stay_behind(order: BundleSpec):
     backbone = order.weights / "backbone"
     for name in ("README.md", ".gitattributes", "merges.dat"):
         (backbone / name).write_text("harmless", encoding="utf-8")
@@ -176,7 +176,7 @@ def test_harmless_files_beside_the_weights_stay_behind(order: Order):
 
 
 @pytest.mark.parametrize("where", ["clone/src/mathllm/trm/more.py", "weights/trm/more.json"])
-def test_links_out_of_the_tree_are_refused_with_their_target(order: Order, where):
+def test_links_out_of_the_tree_are_refused_with_their_target(order: BundleSpec, where):
     secret = order.build.parent / "secret"
     secret.write_text("x = 1\n", encoding="utf-8")
     link = order.build.parent / where
@@ -187,14 +187,14 @@ def test_links_out_of_the_tree_are_refused_with_their_target(order: Order, where
     refused(order, f"{link} is a link to {order.build.parent}, outside of")
 
 
-def test_a_backbone_that_is_a_link_out_of_the_weights_is_refused(order: Order):
+def test_a_backbone_that_is_a_link_out_of_the_weights_is_refused(order: BundleSpec):
     backbone = order.weights / "backbone"
     elsewhere = backbone.rename(order.build.parent / "elsewhere")
     backbone.symlink_to(elsewhere, target_is_directory=True)
     refused(order, f"{backbone} is a link to {elsewhere}, outside of {order.weights}")
 
 
-def test_links_inside_the_tree_are_followed(order: Order):
+def test_links_inside_the_tree_are_followed(order: BundleSpec):
     trm = order.weights / "trm"
     (trm / "model.safetensors").rename(order.weights / "kept.safetensors")
     (trm / "model.safetensors").symlink_to(Path("..") / "kept.safetensors")
@@ -208,7 +208,7 @@ def test_links_inside_the_tree_are_followed(order: Order):
 
 
 @pytest.mark.parametrize(("target", "words"), [("gone", "missing"), ("..", "that it is in")])
-def test_links_that_lead_nowhere_or_round_are_refused(order: Order, target, words):
+def test_links_that_lead_nowhere_or_round_are_refused(order: BundleSpec, target, words):
     link = order.root / "src" / "mathllm" / "trm" / "link"
     link.symlink_to(target)
     refused(order, f"{link} is a link to {target}, .*{words}")
@@ -225,14 +225,14 @@ def test_links_that_lead_nowhere_or_round_are_refused(order: Order, target, word
     ],
 )
 def test_an_import_that_nobody_has_on_kaggle_is_refused_by_line(
-    order: Order, program, line, module
+    order: BundleSpec, program, line, module
 ):
     path = order.root / "src" / "mathllm" / "extra.py"
     path.write_text(program + "\n", encoding="utf-8")
     refused(order, f"{path}:{line} imports {module}, a missing dependency.*image.txt")
 
 
-def test_imports_that_are_handled_ours_or_in_wheels_pass(order: Order, tmp_path):
+def test_imports_that_are_handled_ours_or_in_wheels_pass(order: BundleSpec, tmp_path):
     path = order.root / "src" / "mathllm" / "extra.py"
     path.write_text(
         "import grpc, google.protobuf, zmq, IPython, jupyter_client, mathllm.files\n"
@@ -248,13 +248,13 @@ def test_imports_that_are_handled_ours_or_in_wheels_pass(order: Order, tmp_path)
     vendor(replace(order, root=own))
 
 
-def test_imports_of_the_notebook_count_too(order: Order):
+def test_imports_of_the_notebook_count_too(order: BundleSpec):
     notebook = order.root / "kernel" / "submission.ipynb"
     edit(notebook, lambda cells: cells[-1]["source"].append("\n%pip list\nimport lightgbm"))
     refused(order, rf"{notebook}: cell \d+, line 3 imports lightgbm")
 
 
-def test_the_package_goes_without_wheels_where_it_handles_their_absence(order: Order):
+def test_the_package_goes_without_wheels_where_it_handles_their_absence(order: BundleSpec):
     vendor(replace(order, wheels=False))
     image = order.root / "datasets_meta" / "wheels" / "image.txt"
     kept = [line for line in image.read_text().splitlines() if line != "polars"]
@@ -269,14 +269,14 @@ def edit(notebook: Path, change) -> None:
     notebook.write_text(json.dumps(content), encoding="utf-8")
 
 
-def test_a_notebook_beyond_kaggles_size_is_refused(order: Order):
+def test_a_notebook_beyond_kaggles_size_is_refused(order: BundleSpec):
     notebook = order.root / "kernel" / "submission.ipynb"
-    big = "# " + "x" * audit.NOTEBOOK_BYTES
+    big = "# " + "x" * checks.NOTEBOOK_BYTES
     edit(notebook, lambda cells: cells[-1]["source"].append(f"\n{big}"))
     refused(order, rf"{notebook} has 1,\d+,\d+ bytes.*1,000,000")
 
 
-def test_a_notebook_with_outputs_is_refused(order: Order):
+def test_a_notebook_with_outputs_is_refused(order: BundleSpec):
     notebook = order.root / "kernel" / "submission.ipynb"
 
     def run(cells: list) -> None:
@@ -287,7 +287,7 @@ def test_a_notebook_with_outputs_is_refused(order: Order):
 
 
 @pytest.mark.parametrize("name", [" lead.json", "tab\t.json", "back\\slash.json", "n\n.json"])
-def test_names_that_kaggle_does_not_take_are_refused(order: Order, name):
+def test_names_that_kaggle_does_not_take_are_refused(order: BundleSpec, name):
     (order.weights / "trm" / name).write_text("{}", encoding="utf-8")
     refused(order, "Kaggle does not take the name")
 
@@ -295,13 +295,13 @@ def test_names_that_kaggle_does_not_take_are_refused(order: Order, name):
 def test_datasets_beyond_kaggles_limits_are_refused(tmp_path, monkeypatch):
     path = tmp_path / "a.json"
     path.write_text("{}", encoding="utf-8")
-    audit.check_files([(f"{n}.json", path) for n in range(audit.TOP_FILES - 1)])
+    checks.check_files([(f"{n}.json", path) for n in range(checks.TOP_FILES - 1)])
     with pytest.raises(BundleError, match="50 files of a dataset's top folder"):
-        audit.check_files([(f"{n}.json", path) for n in range(audit.TOP_FILES)])
-    audit.check_files([(f"folder/{n}.json", path) for n in range(audit.TOP_FILES)])
-    monkeypatch.setattr(audit, "DATASET_BYTES", 3)
+        checks.check_files([(f"{n}.json", path) for n in range(checks.TOP_FILES)])
+    checks.check_files([(f"folder/{n}.json", path) for n in range(checks.TOP_FILES)])
+    monkeypatch.setattr(checks, "DATASET_BYTES", 3)
     with pytest.raises(BundleError, match=r"a\.json makes a dataset of more than.*--model"):
-        audit.check_files([("a", path), ("b", path)])
+        checks.check_files([("a", path), ("b", path)])
 
 
 @pytest.mark.parametrize(
@@ -313,7 +313,7 @@ def test_datasets_beyond_kaggles_limits_are_refused(tmp_path, monkeypatch):
         ("licenses", [], "exactly one licence"),
     ],
 )
-def test_metadata_beyond_kaggles_limits_is_refused(order: Order, key, value, words):
+def test_metadata_beyond_kaggles_limits_is_refused(order: BundleSpec, key, value, words):
     path = order.root / "datasets_meta" / "weights" / "dataset-metadata.json"
     content = json.loads(path.read_text(encoding="utf-8")) | {key: value}
     path.write_text(json.dumps(content), encoding="utf-8")

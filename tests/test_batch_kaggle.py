@@ -16,7 +16,7 @@ import pytest
 from conftest import ROOT
 from standin import KaggleStandIn, Push, Run
 
-from mathllm.competition import contents
+from mathllm.competition.bundle import contents
 
 PLAY = """\
 import sys

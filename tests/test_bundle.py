@@ -14,19 +14,19 @@ from conftest import ROOT
 from tiny_weights import write_weights
 from tiny_wheels import clone, write_wheel
 
-from mathllm.competition import bundle
-from mathllm.competition.bundle import (
+from mathllm.competition.bundle import manifest
+from mathllm.competition.bundle.contents import slugify
+from mathllm.competition.bundle.manifest import (
     KERNEL,
     MANIFEST,
     SOURCE,
     WEIGHTS,
     WHEELS,
-    Order,
+    BundleSpec,
     describe,
     vendor,
     verify,
 )
-from mathllm.competition.contents import slugify
 from mathllm.errors import BundleError, ParameterError, WeightsError
 from mathllm.paths import WEIGHTS_SLUG
 from mathllm.settings import CURRENT
@@ -41,8 +41,8 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def order(weights: Path, tmp_path: Path) -> Order:
-    return Order(
+def order(weights: Path, tmp_path: Path) -> BundleSpec:
+    return BundleSpec(
         root=ROOT,
         weights=weights,
         build=tmp_path / "build",
@@ -54,7 +54,7 @@ def order(weights: Path, tmp_path: Path) -> Order:
 
 
 @pytest.fixture
-def own_weights(order: Order, tmp_path: Path) -> Order:
+def own_weights(order: BundleSpec, tmp_path: Path) -> BundleSpec:
     """An order whose weights a test may break."""
     return replace(order, weights=shutil.copytree(order.weights, tmp_path / "weights"))
 
@@ -64,7 +64,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
-def test_a_bundle_holds_source_weights_kernel_and_the_sum_of_each_file(order: Order):
+def test_a_bundle_holds_source_weights_kernel_and_the_sum_of_each_file(order: BundleSpec):
     sums = vendor(order)
     names = set(contents(order.build))
     assert {
@@ -82,9 +82,9 @@ def test_a_bundle_holds_source_weights_kernel_and_the_sum_of_each_file(order: Or
     assert not [name for name in names if "__pycache__" in name]
 
 
-def test_metadata_is_filled_in_within_kaggles_limits(order: Order):
+def test_metadata_is_filled_in_within_kaggles_limits(order: BundleSpec):
     vendor(order)
-    kernel = bundle.read_metadata(order.build, KERNEL)
+    kernel = manifest.read_metadata(order.build, KERNEL)
     assert kernel["id"] == "somebody/my-first-submission"
     assert slugify(kernel["title"]) == kernel["id"].partition("/")[2]
     assert kernel["dataset_sources"] == ["somebody/mathllm-source", f"somebody/{WEIGHTS_SLUG}"]
@@ -92,7 +92,7 @@ def test_metadata_is_filled_in_within_kaggles_limits(order: Order):
     assert (kernel["machine_shape"], kernel["enable_gpu"]) == ("NvidiaL4", True)
     assert kernel["enable_internet"] is False
     for part in (SOURCE, WEIGHTS):
-        metadata = bundle.read_metadata(order.build, part)
+        metadata = manifest.read_metadata(order.build, part)
         assert metadata["id"] in kernel["dataset_sources"]
         assert 6 <= len(metadata["title"]) <= 50
         assert 20 <= len(metadata["subtitle"]) <= 80
@@ -102,13 +102,13 @@ def test_metadata_is_filled_in_within_kaggles_limits(order: Order):
     )
 
 
-def test_without_an_accelerator_no_gpu_is_asked_for(order: Order):
+def test_without_an_accelerator_no_gpu_is_asked_for(order: BundleSpec):
     vendor(replace(order, accelerator="none"))
-    kernel = bundle.read_metadata(order.build, KERNEL)
+    kernel = manifest.read_metadata(order.build, KERNEL)
     assert (kernel["machine_shape"], kernel["enable_gpu"]) == ("", False)
 
 
-def test_the_same_inputs_in_another_folder_give_the_same_bytes(order: Order, tmp_path: Path):
+def test_the_same_inputs_in_another_folder_give_the_same_bytes(order: BundleSpec, tmp_path: Path):
     wheel = write_wheel(tmp_path, "tiny-probe")
     order = replace(order, root=clone(tmp_path / "clone", wheel), wheels=True)
     second = clone(tmp_path / "elsewhere" / "clone", wheel)
@@ -128,7 +128,7 @@ def test_the_same_inputs_in_another_folder_give_the_same_bytes(order: Order, tmp
     assert not [name for name, data in first.items() if str(tmp_path).encode() in data]
 
 
-def test_another_python_gives_the_same_bytes(order: Order, tmp_path: Path):
+def test_another_python_gives_the_same_bytes(order: BundleSpec, tmp_path: Path):
     other = os.environ.get(OTHER_PYTHON)
     if not other:
         pytest.skip(f"no other Python with the packages: set {OTHER_PYTHON}")
@@ -137,7 +137,7 @@ def test_another_python_gives_the_same_bytes(order: Order, tmp_path: Path):
     build = tmp_path / "other"
     program = (
         "from pathlib import Path, PosixPath\n"
-        "from mathllm.competition.bundle import Order, vendor\n"
+        "from mathllm.competition.bundle.manifest import BundleSpec, vendor\n"
         f"vendor({replace(order, build=build)!r})\n"
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
@@ -145,16 +145,16 @@ def test_another_python_gives_the_same_bytes(order: Order, tmp_path: Path):
     assert contents(build) == contents(order.build)
 
 
-def test_vendoring_again_replaces_the_bundle_and_leaves_nothing_beside_it(order: Order):
+def test_vendoring_again_replaces_the_bundle_and_leaves_nothing_beside_it(order: BundleSpec):
     vendor(order)
     (order.build / "extra").write_text("not vendored", encoding="utf-8")
     vendor(replace(order, owner="somebody-else"))
     verify(order.build)
-    assert bundle.read_metadata(order.build, KERNEL)["id"].startswith("somebody-else/")
+    assert manifest.read_metadata(order.build, KERNEL)["id"].startswith("somebody-else/")
     assert [path.name for path in order.build.parent.iterdir()] == ["build"]
 
 
-def test_each_dataset_lists_its_files_and_the_list_is_its_digest(order: Order):
+def test_each_dataset_lists_its_files_and_the_list_is_its_digest(order: BundleSpec):
     sums = vendor(order)
     described = describe(order.build)
     assert described.sums == sums
@@ -173,7 +173,7 @@ def test_each_dataset_lists_its_files_and_the_list_is_its_digest(order: Order):
 @pytest.mark.parametrize(
     "change", [{}, {"owner": "other"}, {"parameters": [("seed", "7")]}, {"accelerator": "none"}]
 )
-def test_the_identity_is_of_what_makes_the_run(order: Order, tmp_path: Path, change):
+def test_the_identity_is_of_what_makes_the_run(order: BundleSpec, tmp_path: Path, change):
     vendor(order)
     other = replace(order, build=tmp_path / "other", **change)
     vendor(other)
@@ -191,7 +191,7 @@ def injected(build: Path) -> dict:
     return {name: value for name, value in values.items() if not name.startswith("__")}
 
 
-def test_parameters_and_digests_stand_in_the_vendored_notebook(order: Order):
+def test_parameters_and_digests_stand_in_the_vendored_notebook(order: BundleSpec):
     given = [("n_samples", "8"), ("temperature", "1"), ("cuda_graphs", "False")]
     given += [("endpoint_model", 'a "b" \\ ä'), ("endpoint", "7")]
     vendor(replace(order, parameters=given))
@@ -203,7 +203,7 @@ def test_parameters_and_digests_stand_in_the_vendored_notebook(order: Order):
     stamp = f"{described.identity} mathllm-source={described.digests[SOURCE]} "
     stamp += f"mathllm-weights={described.digests[WEIGHTS]}"
     assert injected(order.build) == described.parameters | {"bundle": stamp}
-    assert bundle.injected(order.build) == injected(order.build)
+    assert manifest.injected(order.build) == injected(order.build)
 
 
 @pytest.mark.parametrize(
@@ -214,24 +214,24 @@ def test_parameters_and_digests_stand_in_the_vendored_notebook(order: Order):
         (("bundle", "x"), "written by vendoring"),
     ],
 )
-def test_parameters_that_the_kernel_has_not_are_refused(order: Order, pair, words):
+def test_parameters_that_the_kernel_has_not_are_refused(order: BundleSpec, pair, words):
     with pytest.raises(ParameterError, match=words):
         vendor(replace(order, parameters=[pair]))
     assert not order.build.exists()
 
 
 @pytest.mark.parametrize("private", [True, False])
-def test_kernel_and_datasets_are_private_or_not_together(order: Order, private):
+def test_kernel_and_datasets_are_private_or_not_together(order: BundleSpec, private):
     vendor(replace(order, private=private))
-    assert bundle.read_metadata(order.build, KERNEL)["is_private"] is private
+    assert manifest.read_metadata(order.build, KERNEL)["is_private"] is private
     for part in (SOURCE, WEIGHTS):
-        assert bundle.read_metadata(order.build, part)["isPrivate"] is private
+        assert manifest.read_metadata(order.build, part)["isPrivate"] is private
 
 
-def test_a_model_of_kaggles_stands_for_the_backbone(order: Order):
+def test_a_model_of_kaggles_stands_for_the_backbone(order: BundleSpec):
     names = vendor(replace(order, model=MODEL))
     assert describe(order.build).model == MODEL
-    assert bundle.read_metadata(order.build, KERNEL)["model_sources"] == [MODEL]
+    assert manifest.read_metadata(order.build, KERNEL)["model_sources"] == [MODEL]
     assert not [name for name in names if name.startswith(f"{WEIGHTS}/backbone/")]
     named = json.loads((order.build / WEIGHTS / "backbone.json").read_text(encoding="utf-8"))
     assert named["model"] == MODEL
@@ -239,18 +239,18 @@ def test_a_model_of_kaggles_stands_for_the_backbone(order: Order):
 
 
 @pytest.mark.parametrize("handle", ["qwen", "a/b/c/d", "a/b/c/d/e", "a/b/c/d/0", "a/b//d/1"])
-def test_a_handle_that_is_none_of_kaggles_is_named(order: Order, handle):
+def test_a_handle_that_is_none_of_kaggles_is_named(order: BundleSpec, handle):
     with pytest.raises(ParameterError, match=f"model '{handle}'.*owner/model/framework"):
         vendor(replace(order, model=handle))
 
 
-def test_the_backbone_is_checked_where_a_model_stands_for_it_too(own_weights: Order):
+def test_the_backbone_is_checked_where_a_model_stands_for_it_too(own_weights: BundleSpec):
     truncate_backbone(own_weights.weights)
     with pytest.raises(WeightsError, match="truncated"):
         vendor(replace(own_weights, model=MODEL))
 
 
-def test_wheels_are_a_dataset_of_their_own_if_any_are_locked(order: Order, tmp_path: Path):
+def test_wheels_are_a_dataset_of_their_own_if_any_are_locked(order: BundleSpec, tmp_path: Path):
     locked = replace(order, wheels=True, root=clone(tmp_path / "a", write_wheel(tmp_path, "tiny")))
     names = vendor(locked)
     assert {f"{WHEELS}/requirements.txt", f"{WHEELS}/tiny-1.0-py3-none-any.whl"} <= names.keys()
@@ -260,8 +260,8 @@ def test_wheels_are_a_dataset_of_their_own_if_any_are_locked(order: Order, tmp_p
         assert "somebody/mathllm-wheels" not in sources(order)
 
 
-def sources(order: Order) -> list[str]:
-    return bundle.read_metadata(order.build, KERNEL)["dataset_sources"]
+def sources(order: BundleSpec) -> list[str]:
+    return manifest.read_metadata(order.build, KERNEL)["dataset_sources"]
 
 
 def test_wheels_that_cannot_be_downloaded_are_refused_with_the_way_without(order, tmp_path):
@@ -276,14 +276,14 @@ def test_wheels_that_cannot_be_downloaded_are_refused_with_the_way_without(order
     assert not order.build.exists()
 
 
-def test_caches_of_a_weights_folder_stay_behind(own_weights: Order):
+def test_caches_of_a_weights_folder_stay_behind(own_weights: BundleSpec):
     backbone = own_weights.weights / "backbone"
     (backbone / ".cache").mkdir()
     (backbone / ".cache" / "download.json").write_text("{}", encoding="utf-8")
     assert not [name for name in vendor(own_weights) if ".cache" in name]
 
 
-def test_a_folder_that_holds_something_else_is_not_replaced(order: Order):
+def test_a_folder_that_holds_something_else_is_not_replaced(order: BundleSpec):
     order.build.mkdir()
     (order.build / "thesis.tex").write_text("years of work", encoding="utf-8")
     with pytest.raises(BundleError, match=r"thesis\.tex.*--build"):
@@ -330,7 +330,7 @@ def exchange_trm(weights: Path) -> None:
         (exchange_trm, r"hidden_size 96.*has 64.*use the backbone it was trained on"),
     ],
 )
-def test_weights_that_the_kernel_could_not_load_are_refused(own_weights: Order, spoil, words):
+def test_weights_that_the_kernel_could_not_load_are_refused(own_weights: BundleSpec, spoil, words):
     spoil(own_weights.weights)
     with pytest.raises(WeightsError, match=words) as caught:
         vendor(own_weights)
@@ -340,7 +340,7 @@ def test_weights_that_the_kernel_could_not_load_are_refused(own_weights: Order, 
     assert not list(own_weights.build.parent.glob(".build*"))
 
 
-def test_a_refused_order_leaves_the_older_bundle_as_it_was(own_weights: Order):
+def test_a_refused_order_leaves_the_older_bundle_as_it_was(own_weights: BundleSpec):
     vendor(own_weights)
     before = contents(own_weights.build)
     truncate_trm(own_weights.weights)
@@ -353,7 +353,7 @@ def test_a_refused_order_leaves_the_older_bundle_as_it_was(own_weights: Order):
     "change",
     [{"owner": "not a name"}, {"title": "four"}, {"title": "x" * 51}, {"accelerator": "abacus"}],
 )
-def test_a_value_that_kaggle_would_not_take_is_named(order: Order, change: dict[str, str]):
+def test_a_value_that_kaggle_would_not_take_is_named(order: BundleSpec, change: dict[str, str]):
     (value,) = change.values()
     with pytest.raises(ParameterError, match=value):
         vendor(replace(order, **change))
@@ -399,7 +399,7 @@ def newer(build: Path) -> str:
 
 
 @pytest.mark.parametrize("tamper", [changed, missing, extra, unsealed, garbled, older, newer])
-def test_a_bundle_that_is_not_as_vendored_is_refused_by_file(order: Order, tamper):
+def test_a_bundle_that_is_not_as_vendored_is_refused_by_file(order: BundleSpec, tamper):
     vendor(order)
     words = tamper(order.build)
     with pytest.raises(BundleError, match=f"{words}.*vendor"):

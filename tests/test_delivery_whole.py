@@ -8,7 +8,7 @@ import delivering
 import pytest
 from standin import KaggleStandIn
 
-from mathllm.competition import bundle
+from mathllm.competition.bundle import manifest
 
 
 def vendor(folder: Path, environment: dict[str, str], *arguments: str) -> str:
@@ -32,7 +32,7 @@ def test_from_weights_to_a_score(tmp_path: Path) -> None:
         assert submitted.returncode == 0, submitted.stdout + submitted.stderr
 
         # Kaggle has every byte of the bundle, where the kernel looks for it.
-        for part in (bundle.SOURCE, bundle.WEIGHTS):
+        for part in (manifest.SOURCE, manifest.WEIGHTS):
             ref = f"carl/mathllm-{Path(part).name}"
             there = standin.datasets[ref].versions[-1].contents
             folder = tmp_path / "build" / part
@@ -48,7 +48,7 @@ def test_from_weights_to_a_score(tmp_path: Path) -> None:
         (line,) = record.read_text(encoding="utf-8").splitlines()
         found = json.loads(line)
         assert (found["public_score"], found["parameters"]) == ("7", {"n_samples": 3})
-        assert found["identity"] == bundle.describe(tmp_path / "build").identity
+        assert found["identity"] == manifest.describe(tmp_path / "build").identity
 
 
 @pytest.mark.parametrize("private", [True, False])

@@ -8,7 +8,7 @@ import delivering
 import pytest
 from standin import KaggleStandIn
 
-from mathllm.competition import bundle, contents
+from mathllm.competition.bundle import contents, manifest
 from mathllm.delivery import doctor
 from mathllm.delivery.doctor import FAULT, OK, WARNING
 from mathllm.files import digest
@@ -90,7 +90,7 @@ def test_a_bundle_is_fresh_stale_or_broken(tmp_path: Path) -> None:
     shutil.rmtree(build)
     delivering.make_bundle(build, source=package | {"mathllm/gone.py": b""})
     assert "mathllm/gone.py" in lines(doctor._bundle(ROOT, build))[0][1]
-    (build / bundle.SOURCE / "mathllm" / "gone.py").write_bytes(b"changed")
+    (build / manifest.SOURCE / "mathllm" / "gone.py").write_bytes(b"changed")
     assert lines(doctor._bundle(ROOT, build))[0][0] == FAULT
 
 

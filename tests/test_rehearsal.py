@@ -17,7 +17,8 @@ from conftest import ROOT, shared_file
 from tiny_weights import write_weights
 from tiny_wheels import clone, write_wheel
 
-from mathllm.competition import bundle, sessions
+from mathllm.competition import sessions
+from mathllm.competition.bundle import manifest
 from mathllm.competition.guard import is_loopback
 from mathllm.competition.isolation import Isolation
 from mathllm.competition.kernel.journal import read_journal
@@ -121,7 +122,7 @@ def test_the_guard_knows_loopback(host, inside):
 def build(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle with a random tiny model and a wheel that no image has, vendored once."""
     folder = tmp_path_factory.mktemp("bundle")
-    order = bundle.Order(
+    order = manifest.BundleSpec(
         root=clone(folder / "clone", write_wheel(folder, "tiny-probe")),
         weights=write_weights(folder / "weights"),
         build=folder / "build",
@@ -130,7 +131,7 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Path:
         accelerator="none",
         parameters=[("n_samples", "3")],
     )
-    bundle.vendor(order)
+    manifest.vendor(order)
     return order.build
 
 
@@ -169,13 +170,13 @@ def test_a_rehearsal_ends_with_table_score_and_paths(build, problems, tmp_path):
     for path in runs.glob("*/kernel/journal.jsonl"):
         events = read_journal(path)
         # Vendored parameters hold beside the rehearsal's own, and so does the check of the bundle.
-        assert events[0]["bundle"] == bundle.describe(build).identity
+        assert events[0]["bundle"] == manifest.describe(build).identity
         assert {e["samples"] for e in events if e["event"] == "answer"} == {3}
         assert "warning" not in {event["event"] for event in events}
     # The gateway sent the truth; nothing that the kernel leaves knows it.
     for path in runs.glob("*/kernel*/**/*.jsonl"):
         assert "7777" not in path.read_text(encoding="utf-8")
-    bundle.verify(build)  # nothing was written into it
+    manifest.verify(build)  # nothing was written into it
 
 
 @pytest.fixture
@@ -184,7 +185,7 @@ def play(build: Path, problems: Path, isolation: Isolation, tmp_path: Path) -> s
     return sessions.Play(
         stage=stage,
         isolation=isolation,
-        notebook=build / bundle.KERNEL / bundle.NOTEBOOK,
+        notebook=build / manifest.KERNEL / manifest.NOTEBOOK,
         source=stage.dataset("somebody/mathllm-source"),
         problems=read_problems(problems)["id"].to_list(),
         seed=0,
@@ -228,10 +229,10 @@ def test_a_process_that_dies_ends_the_run_with_its_last_lines(play, victim, word
 
 def reseal(build: Path) -> None:
     """Make the manifest fit the files, as if they had been vendored so."""
-    manifest = json.loads((build / bundle.MANIFEST).read_text(encoding="utf-8"))
-    for name in manifest["files"]:
-        manifest["files"][name] = hashlib.sha256((build / name).read_bytes()).hexdigest()
-    (build / bundle.MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
+    content = json.loads((build / manifest.MANIFEST).read_text(encoding="utf-8"))
+    for name in content["files"]:
+        content["files"][name] = hashlib.sha256((build / name).read_bytes()).hexdigest()
+    (build / manifest.MANIFEST).write_text(json.dumps(content), encoding="utf-8")
 
 
 @pytest.fixture
@@ -243,7 +244,7 @@ def own_build(tmp_path: Path, build: Path) -> Path:
 
 
 def test_a_failed_run_ends_the_rehearsal_with_status_1_and_its_log(own_build, problems, tmp_path):
-    notebook = own_build / bundle.KERNEL / bundle.NOTEBOOK
+    notebook = own_build / manifest.KERNEL / manifest.NOTEBOOK
     broken = nbformat.read(notebook, as_version=4)
     broken.cells[-1].source = "raise RuntimeError('a fault of ours')"
     nbformat.write(broken, notebook)
@@ -258,7 +259,7 @@ def test_a_failed_run_ends_the_rehearsal_with_status_1_and_its_log(own_build, pr
 
 
 def test_a_changed_bundle_is_refused_with_status_2(own_build, problems, tmp_path):
-    (own_build / bundle.SOURCE / "mathllm" / "__init__.py").write_text("", encoding="utf-8")
+    (own_build / manifest.SOURCE / "mathllm" / "__init__.py").write_text("", encoding="utf-8")
     runs = tmp_path / "runs"
     result = build_py("--build", own_build, "--problems", problems, "--runs-dir", runs)
     assert result.returncode == 2
@@ -271,7 +272,7 @@ def test_a_changed_bundle_is_refused_with_status_2(own_build, problems, tmp_path
 def test_a_model_in_place_of_the_backbone_is_mounted_from_a_folder(build, problems, tmp_path):
     weights = write_weights(tmp_path / "weights")
     model = "qwen-lm/qwen2.5-math/Transformers/1.5b-instruct/1"
-    own = bundle.Order(
+    own = manifest.BundleSpec(
         root=build.parent / "clone",
         weights=weights,
         build=tmp_path / "with-model",
@@ -281,7 +282,7 @@ def test_a_model_in_place_of_the_backbone_is_mounted_from_a_folder(build, proble
         model=model,
         wheels=False,
     )
-    bundle.vendor(own)
+    manifest.vendor(own)
     order = Rehearsal(own.build, problems, tmp_path / "runs")
     with pytest.raises(BundleError, match=f"model {model}.*--backbone"):
         rehearse(order, say=lambda _: None)

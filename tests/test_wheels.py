@@ -9,10 +9,10 @@ import pytest
 from conftest import ROOT
 from tiny_wheels import pin, write_wheel
 
-from mathllm.competition import closure, wheels
-from mathllm.competition.closure import check_closure, read_wheel
+from mathllm.competition.bundle import wheel_check, wheels
+from mathllm.competition.bundle.wheel_check import check_closure, read_wheel
+from mathllm.competition.bundle.wheels import LOCK, download, read_lock, resolve
 from mathllm.competition.kernel import install
-from mathllm.competition.wheels import LOCK, download, read_lock, resolve
 from mathllm.errors import BundleError
 
 META = ROOT / "datasets_meta" / "wheels"
@@ -33,7 +33,7 @@ def index(tmp_path: Path) -> tuple[str, ...]:
 def meta(tmp_path: Path) -> Path:
     folder = tmp_path / "meta"
     folder.mkdir()
-    (folder / closure.IMAGE).write_text("numpy>=1.26  # with torch\n", encoding="utf-8")
+    (folder / wheel_check.IMAGE).write_text("numpy>=1.26  # with torch\n", encoding="utf-8")
     return folder
 
 
@@ -64,7 +64,7 @@ def test_a_package_with_a_wheel_for_each_python_is_locked_with_both(meta, tmp_pa
     assert set(found.hashes) == set(pin(*built).hashes)
     got = download(meta / LOCK, tmp_path / "cache", index=index)
     assert [path.name for path in got] == sorted(path.name for path in built)
-    check_closure([read_wheel(path) for path in got], meta / closure.IMAGE)
+    check_closure([read_wheel(path) for path in got], meta / wheel_check.IMAGE)
 
 
 def test_resolving_what_no_index_has_is_refused_by_name(meta, index):
@@ -130,7 +130,7 @@ def test_what_a_wheel_requires_and_nobody_has_is_named(meta, tmp_path, requires,
     probe = write_wheel(tmp_path, "probe", requires=requires)
     helper = write_wheel(tmp_path, "helper", "2.1")
     with pytest.raises(BundleError, match=words) as caught:
-        check_closure([read_wheel(probe), read_wheel(helper)], meta / closure.IMAGE)
+        check_closure([read_wheel(probe), read_wheel(helper)], meta / wheel_check.IMAGE)
     assert str(probe) in str(caught.value)
     assert "build.py wheels probe==1.0" in str(caught.value)
 
@@ -139,13 +139,13 @@ def test_requirements_of_other_systems_and_of_extras_do_not_count(meta, tmp_path
     unneeded = ['a; sys_platform == "win32"', 'b; extra == "test"', 'c; python_version < "3.8"']
     probe = write_wheel(tmp_path, "probe", requires=[*unneeded, "numpy", "Helper<3"])
     helper = write_wheel(tmp_path, "helper", "2.1")
-    check_closure([read_wheel(probe), read_wheel(helper)], meta / closure.IMAGE)
+    check_closure([read_wheel(probe), read_wheel(helper)], meta / wheel_check.IMAGE)
 
 
 def test_a_wheel_for_another_python_is_refused(meta, tmp_path):
     old = write_wheel(tmp_path, "old", tag="cp310-cp310-manylinux_2_17_x86_64")
     with pytest.raises(BundleError, match=r"old-1\.0.*not for Kaggle's Python 3\.11"):
-        check_closure([read_wheel(old)], meta / closure.IMAGE)
+        check_closure([read_wheel(old)], meta / wheel_check.IMAGE)
 
 
 def test_a_file_that_is_no_wheel_is_refused(tmp_path):
@@ -164,7 +164,7 @@ def test_the_locked_wheels_are_complete():
         pytest.skip("the locked wheels were never downloaded: run build.py vendor")
     check_closure(
         [read_wheel(path) for path in download(META / LOCK, CACHE, index=("--no-index",))],
-        META / closure.IMAGE,
+        META / wheel_check.IMAGE,
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from conftest import ROOT
 
-from mathllm.competition.wheels import LOCK, Pin
+from mathllm.competition.bundle.wheels import LOCK, Pin
 
 # What vendoring reads of a clone.
 CLONE = ("src", "assets", "kernel", "datasets_meta", "LICENSE")

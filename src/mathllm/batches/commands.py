@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mathllm.arguments import FAILED, OK, SAY, add_build, add_delivery
-from mathllm.competition.contents import ACCELERATORS
+from mathllm.competition.bundle.contents import ACCELERATORS
 from mathllm.errors import BatchError, ParameterError
 
 if TYPE_CHECKING:
@@ -143,14 +143,14 @@ def _engine(options: argparse.Namespace, place: "Place", root: Path, batch: "Bat
 
 def _on_kaggle(options: argparse.Namespace, place: "Place", root: Path, batch: "Batch") -> "Engine":
     from mathllm.batches.on_kaggle import OnKaggle
-    from mathllm.competition import bundle
+    from mathllm.competition.bundle import manifest
     from mathllm.delivery import place as delivery
     from mathllm.delivery.client import Kaggle
     from mathllm.delivery.doctor import stale_file
     from mathllm.delivery.patience import Patience
     from mathllm.delivery.push import bring_datasets
 
-    if stale := stale_file(root, bundle.verify(options.build)):
+    if stale := stale_file(root, manifest.verify(options.build)):
         raise BatchError(f"{options.build} is older than {stale}: run `build.py vendor` first")
     kaggle = Kaggle(SAY, Patience.of(options.poll))
     there = delivery.Place(options.delivery_dir)
@@ -164,7 +164,7 @@ def _on_kaggle(options: argparse.Namespace, place: "Place", root: Path, batch: "
         minutes=batch.minutes,
         sessions=options.sessions,
         accelerator=options.accelerator,
-        metadata=bundle.read_metadata(options.build, bundle.KERNEL),
+        metadata=manifest.read_metadata(options.build, manifest.KERNEL),
     )
 
 

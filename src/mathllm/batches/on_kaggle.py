@@ -21,8 +21,8 @@ import nbformat
 from mathllm.batches.elsewhere import unpack
 from mathllm.batches.place import KILLED, ORDER, Place, write_status
 from mathllm.batches.runs import Run
-from mathllm.competition import bundle
-from mathllm.competition.contents import KERNEL_TITLE, placeholders, slugify
+from mathllm.competition.bundle import manifest
+from mathllm.competition.bundle.contents import KERNEL_TITLE, placeholders, slugify
 from mathllm.delivery.client import Kaggle
 from mathllm.delivery.replies import COMPLETE, ENDED, Pushed
 from mathllm.delivery.runs import fetch_output
@@ -155,7 +155,7 @@ class OnKaggle:
             cell["id"] = f"cell-{number}"
         kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
         notebook = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
-        nbformat.write(notebook, folder / bundle.NOTEBOOK)
+        nbformat.write(notebook, folder / manifest.NOTEBOOK)
         metadata = self._metadata | {
             "id": f"{names['owner']}/{names['slug']}",
             "title": names["title"],
@@ -166,7 +166,7 @@ class OnKaggle:
             "is_private": True,
         }
         text = json.dumps(metadata, indent=2)
-        (folder / bundle.KERNEL_METADATA).write_text(text, encoding="utf-8")
+        (folder / manifest.KERNEL_METADATA).write_text(text, encoding="utf-8")
 
     def _bring(self, run_id: str, ref: str, status: str, message: str) -> None:
         """Put what the kernel left into the run's folder, or why it left nothing."""

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from mathllm.arguments import FAILED, OK, SAY, add_build, add_command, add_delivery, add_parameters
-from mathllm.competition.contents import ACCELERATORS
+from mathllm.competition.bundle.contents import ACCELERATORS
 from mathllm.competition.faults import FAULTS
 
 
@@ -157,10 +157,10 @@ def _add_wheels(commands: argparse._SubParsersAction, root: Path) -> None:
 
 
 def run_vendor(root: Path, owner: Callable[[], str | None], options: argparse.Namespace) -> int:
-    from mathllm.competition.archives import zip_bundle
-    from mathllm.competition.bundle import MANIFEST, Order, vendor
+    from mathllm.competition.bundle.archives import zip_bundle
+    from mathllm.competition.bundle.manifest import MANIFEST, BundleSpec, vendor
 
-    order = Order(
+    order = BundleSpec(
         root=root,
         weights=options.weights,
         build=options.build,
@@ -204,8 +204,8 @@ def run_rehearse(root: Path, options: argparse.Namespace) -> int:
 
 
 def run_wheels(root: Path, options: argparse.Namespace) -> int:
-    from mathllm.competition.draft import CACHE
-    from mathllm.competition.wheels import LOCK, download, resolve
+    from mathllm.competition.bundle.plan import CACHE
+    from mathllm.competition.bundle.wheels import LOCK, download, resolve
 
     folder = root / "datasets_meta" / "wheels"
     if options.packages:

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from mathllm.competition import bundle, scorecard, sessions
+from mathllm.competition import scorecard, sessions
+from mathllm.competition.bundle import manifest
 from mathllm.competition.faults import FAULTS, STRUCK, Fault
 from mathllm.competition.kernel.journal import NAME, read_journal
 from mathllm.competition.rehearsal import Rehearsal, keep, staged
@@ -86,7 +87,7 @@ def _spoiled(play: sessions.Play, order: Rehearsal, name: str) -> Iterator[None]
     if name != WEIGHTS:
         yield
         return
-    trm = play.stage.dataset(bundle.read_metadata(order.build, bundle.WEIGHTS)["id"]) / "trm"
+    trm = play.stage.dataset(manifest.read_metadata(order.build, manifest.WEIGHTS)["id"]) / "trm"
     whole = trm.resolve()
     trm.unlink()
     try:

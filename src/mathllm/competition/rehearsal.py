@@ -16,7 +16,8 @@ from pathlib import Path
 import polars as pl
 
 import mathllm
-from mathllm.competition import bundle, scorecard, sessions
+from mathllm.competition import scorecard, sessions
+from mathllm.competition.bundle import manifest
 from mathllm.competition.isolation import DESCRIPTION, Isolation, Mode
 from mathllm.competition.kernel.journal import NAME
 from mathllm.competition.kernel.plots import plot_run
@@ -78,8 +79,8 @@ def staged(
     problems = read_problems(order.problems)
     if order.competition is not None and not order.competition.is_dir():
         raise BundleError(f"no folder {order.competition}: give one with the competition's files")
-    _check_backbone(order, bundle.describe(order.build).model)
-    notebook = order.build.resolve() / bundle.KERNEL / bundle.NOTEBOOK
+    _check_backbone(order, manifest.describe(order.build).model)
+    notebook = order.build.resolve() / manifest.KERNEL / manifest.NOTEBOOK
     parse_parameters(order.parameters, read_declarations(notebook))
     folder = Path(tempfile.mkdtemp(prefix="mathllm-rehearsal-"))
     try:
@@ -88,7 +89,7 @@ def staged(
         )
         with Isolation(folder / "isolation", [WORKING_TREE], order.mode) as isolation:
             say(f"{len(problems)} problems, network: {DESCRIPTION[isolation.mode]}")
-            source = bundle.read_metadata(order.build, bundle.SOURCE)["id"]
+            source = manifest.read_metadata(order.build, manifest.SOURCE)["id"]
             play = sessions.Play(
                 stage=stage,
                 isolation=isolation,
@@ -98,7 +99,7 @@ def staged(
                 seed=order.seed,
                 say=say,
                 parameters=dict(order.parameters),
-                vendored=bundle.injected(order.build),
+                vendored=manifest.injected(order.build),
             )
             yield play, truth_of(problems, order.known)
         if order.keep:

@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from mathllm.competition import bundle
+from mathllm.competition.bundle import manifest
 from mathllm.competition.kernel.backbone import mount_point
 from mathllm.settings import CURRENT
 
-_KEPT_BY_KAGGLE = bundle.DATASET_METADATA  # not among the files that a notebook sees
+_KEPT_BY_KAGGLE = manifest.DATASET_METADATA  # not among the files that a notebook sees
 # Of the user's variables: credentials, other Pythons' paths, and what this project sets itself.
 _LEFT_OUT = ("KAGGLE_", "MATHLLM_", "PYTHON", "HF_", "HUGGING", "JUPYTER_", "IPYTHON", "PAPERMILL_")
 
@@ -61,14 +61,14 @@ def set_stage(
     `competition`, apart from its own test file.
     """
     stage = Stage(folder)
-    for dataset in sorted((build / bundle.SOURCE).parent.iterdir()):
+    for dataset in sorted((build / manifest.SOURCE).parent.iterdir()):
         part = dataset.relative_to(build).as_posix()
-        target = stage.dataset(bundle.read_metadata(build, part)["id"])
-        if part == bundle.WEIGHTS:
+        target = stage.dataset(manifest.read_metadata(build, part)["id"])
+        if part == manifest.WEIGHTS:
             _link(dataset, target)
         else:
             shutil.copytree(dataset, target, ignore=shutil.ignore_patterns(_KEPT_BY_KAGGLE))
-    for handle in bundle.read_metadata(build, bundle.KERNEL)["model_sources"]:
+    for handle in manifest.read_metadata(build, manifest.KERNEL)["model_sources"]:
         target = stage.model(handle)
         target.parent.mkdir(parents=True)
         target.symlink_to(backbone.resolve(), target_is_directory=True)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mathllm.competition import bundle, contents
+from mathllm.competition.bundle import contents, manifest
 from mathllm.delivery import credentials
 from mathllm.delivery.client import Kaggle
 from mathllm.delivery.patience import Patience
@@ -128,7 +128,7 @@ def _bundle(root: Path, build: Path) -> Iterator[Finding]:
         yield Finding(WARNING, f"no bundle in {build}: run `build.py vendor`")
         return
     try:
-        described = bundle.describe(build)
+        described = manifest.describe(build)
         stale = stale_file(root, described.sums)
     except UserError as fault:
         yield Finding(FAULT, str(fault))
@@ -143,11 +143,11 @@ def _bundle(root: Path, build: Path) -> Iterator[Finding]:
 
 def stale_file(root: Path, sums: dict[str, str]) -> str | None:
     """A file of the package that the clone has otherwise than the bundle, None without one."""
-    here = {f"{bundle.SOURCE}/{name}": path for name, path in contents.source_files(root)}
+    here = {f"{manifest.SOURCE}/{name}": path for name, path in contents.source_files(root)}
     for name, path in here.items():
         if name not in sums or digest(path) != sums[name]:
             return path.relative_to(root).as_posix()
-    package = f"{bundle.SOURCE}/mathllm/"
+    package = f"{manifest.SOURCE}/mathllm/"
     return next((name for name in sums if name.startswith(package) and name not in here), None)
 
 

@@ -10,7 +10,7 @@ import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mathllm.competition import archives, bundle
+from mathllm.competition.bundle import archives, manifest
 from mathllm.delivery import runs
 from mathllm.delivery.client import Kaggle
 from mathllm.delivery.datasets import Part, bring
@@ -50,8 +50,8 @@ def push(kaggle: Kaggle, order: Push) -> Delivered | None:
 
     Raises RunFailedError when the run fails, DeliveryError and TryAgainError on the way.
     """
-    described = bundle.describe(order.build)
-    ref = bundle.read_metadata(order.build, bundle.KERNEL)["id"]
+    described = manifest.describe(order.build)
+    ref = manifest.read_metadata(order.build, manifest.KERNEL)["id"]
     sources = bring_datasets(kaggle, order.build, order.place)
     delivered = _push_kernel(kaggle, order, ref, described.identity, sources)
     if delivered is None or not order.follow:
@@ -61,8 +61,8 @@ def push(kaggle: Kaggle, order: Push) -> Delivered | None:
 
 def bring_datasets(kaggle: Kaggle, build: Path, place: Place) -> list[str]:
     """Have the bundle's datasets on Kaggle, ready; OWNER/SLUG/VERSION of each."""
-    _check_owner(kaggle, bundle.read_metadata(build, bundle.KERNEL)["id"])
-    digests = bundle.describe(build).digests
+    _check_owner(kaggle, manifest.read_metadata(build, manifest.KERNEL)["id"])
+    digests = manifest.describe(build).digests
     parts = [_part(build, place, name, digest) for name, digest in digests.items()]
     sources = [bring(kaggle, part, place.uploads) for part in parts]
     if not kaggle.dry_run:  # which must not lose what is half-sent
@@ -103,7 +103,7 @@ def _check_owner(kaggle: Kaggle, ref: str) -> None:
 def _part(build: Path, place: Place, name: str, digest: str) -> Part:
     folder = place.uploads / f"{Path(name).name}-{digest[:12]}"
     return Part(
-        metadata=bundle.read_metadata(build, name),
+        metadata=manifest.read_metadata(build, name),
         digest=digest,
         stage=lambda: archives.stage_upload(build, name, folder),
     )
@@ -145,8 +145,8 @@ def _stage_kernel(order: Push, sources: list[str]) -> Path:
     """The bundle's kernel with the datasets' versions in its metadata."""
     folder = order.place.kernel
     shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(order.build / bundle.KERNEL, folder)
-    metadata = bundle.read_metadata(order.build, bundle.KERNEL) | {"dataset_sources": sources}
+    shutil.copytree(order.build / manifest.KERNEL, folder)
+    metadata = manifest.read_metadata(order.build, manifest.KERNEL) | {"dataset_sources": sources}
     text = json.dumps(metadata, indent=2, sort_keys=True) + "\n"
-    (folder / bundle.KERNEL_METADATA).write_text(text, encoding="utf-8")
+    (folder / manifest.KERNEL_METADATA).write_text(text, encoding="utf-8")
     return folder

@@ -14,7 +14,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from mathllm.competition import bundle
+from mathllm.competition.bundle import manifest
 from mathllm.environment import commit
 from mathllm.errors import DeliveryError
 from mathllm.files import write_text
@@ -42,11 +42,11 @@ def read(path: Path) -> list[dict[str, Any]]:
     return records
 
 
-def origin(described: bundle.Description, build: Path, root: Path) -> dict[str, Any]:
+def origin(described: manifest.Description, build: Path, root: Path) -> dict[str, Any]:
     """Where a bundle's bytes come from: identity, manifest, datasets, parameters, git's commit."""
     return {
         "identity": described.identity,
-        "manifest": hashlib.sha256((build / bundle.MANIFEST).read_bytes()).hexdigest(),
+        "manifest": hashlib.sha256((build / manifest.MANIFEST).read_bytes()).hexdigest(),
         "datasets": {Path(name).name: digest for name, digest in described.digests.items()},
         "model": described.model,
         "parameters": described.parameters,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mathllm.competition import bundle
+from mathllm.competition.bundle import manifest
 from mathllm.delivery import records
 from mathllm.delivery.client import Kaggle
 from mathllm.delivery.place import Place
@@ -41,8 +41,8 @@ def submit(kaggle: Kaggle, order: Submit) -> Submission | None:
 
     The record is written as soon as Kaggle has taken it, and again with the score.
     """
-    described = bundle.describe(order.build)
-    ref = bundle.read_metadata(order.build, bundle.KERNEL)["id"]
+    described = manifest.describe(order.build)
+    ref = manifest.read_metadata(order.build, manifest.KERNEL)["id"]
     version = _checked(kaggle, order, ref, described.identity)
     tag = f"[{described.identity[:12]} v{version}]"
     left, made = kaggle.submissions_left(CURRENT.slug)

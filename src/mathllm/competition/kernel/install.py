@@ -16,7 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from mathllm.competition.wheels import LOCK, Pin, last_error, read_lock
+from mathllm.competition.bundle.wheels import LOCK, Pin, last_error, read_lock
 from mathllm.errors import BundleError
 
 PIP_SECONDS = 300.0  # a few megabytes; beyond that it hangs

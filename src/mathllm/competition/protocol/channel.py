@@ -1,7 +1,7 @@
 """What both sides of the evaluation protocol must agree on beside the values themselves.
 
 Knows the service's name, ports and channel options, and whether a process still lives.
-Facts of the public kaggle_evaluation package, versions 0.3 to 1.4; see also wire.py.
+Facts of the public kaggle_evaluation package, versions 0.3 to 1.4; see also messages.py.
 """
 
 import os

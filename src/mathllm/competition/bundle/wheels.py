@@ -4,8 +4,8 @@
     datasets_meta/wheels/image.txt          what the image has, as far as it matters here
     .cache/wheels/                          downloads, so that vendoring works offline again
 
-Knows pip's command line. Knows nothing of what is in a wheel (closure.py), of bundles, or of
-how a kernel installs what it was given (installed.py).
+Knows pip's command line. Knows nothing of what is in a wheel (wheel_check.py), of bundles, or of
+how a kernel installs what it was given (kernel/install.py).
 """
 
 import json
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mathllm.competition.closure import IMAGE, PYTHONS, lines_of, read_image
+from mathllm.competition.bundle.wheel_check import IMAGE, PYTHONS, lines_of, read_image
 from mathllm.errors import BundleError
 from mathllm.files import digest
 

@@ -12,7 +12,7 @@ notebook, the kernel's metadata and parameters give the identity; the vendored n
 carries it and the digests.
 
 Knows folders, sums and how to leave nothing half-written. Knows nothing of what the files
-mean (draft.py does) or of Kaggle's client. The same inputs give the same bytes: names are
+mean (plan.py does) or of Kaggle's client. The same inputs give the same bytes: names are
 sorted, and no time and no path of this machine goes in.
 """
 
@@ -25,8 +25,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mathllm.competition import audit
-from mathllm.competition.draft import (
+from mathllm.competition.bundle import checks
+from mathllm.competition.bundle.notebook import inject
+from mathllm.competition.bundle.plan import (
     DATASET_METADATA,
     KERNEL,
     KERNEL_METADATA,
@@ -35,17 +36,16 @@ from mathllm.competition.draft import (
     STAMP,
     WEIGHTS,
     WHEELS,
-    Draft,
-    Order,
-    draft,
+    BundleSpec,
+    Plan,
+    make_plan,
     to_json,
 )
-from mathllm.competition.injection import inject
 from mathllm.competition.kernel import integrity
 from mathllm.errors import BundleError
 from mathllm.files import digest as file_digest
 
-__all__ = ["KERNEL", "NOTEBOOK", "SOURCE", "WEIGHTS", "WHEELS", "Order", "describe", "vendor"]
+__all__ = ["KERNEL", "NOTEBOOK", "SOURCE", "WEIGHTS", "WHEELS", "BundleSpec", "describe", "vendor"]
 
 MANIFEST = "manifest.json"
 FORMAT = 2  # of the manifest; a reader refuses what it does not know
@@ -66,21 +66,21 @@ class Description:
     sums: dict[str, str]
 
 
-def vendor(order: Order) -> dict[str, str]:
-    """Lay the bundle out in `order.build`, in place of an older one; whole or not at all.
+def vendor(spec: BundleSpec) -> dict[str, str]:
+    """Lay the bundle out in `spec.build`, in place of an older one; whole or not at all.
 
     Returns path -> SHA-256 sum. Raises WeightsError, ParameterError, and BundleError for what
     must not be uploaded and for a folder that holds anything else than a bundle.
     """
-    _check_place(order.build)
-    plan = draft(order)
-    order.build.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{order.build.name}-", dir=order.build.parent))
+    _check_place(spec.build)
+    plan = make_plan(spec)
+    spec.build.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{spec.build.name}-", dir=spec.build.parent))
     try:
         manifest = _lay_out(plan, staging)
         _write(to_json(manifest), staging / MANIFEST)
         staging.chmod(0o755)  # mkdtemp's is for the owner alone
-        _swap(staging, order.build)
+        _swap(staging, spec.build)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return manifest["files"]
@@ -164,7 +164,7 @@ def _check_place(build: Path) -> None:
         )
 
 
-def _lay_out(plan: Draft, staging: Path) -> dict[str, Any]:
+def _lay_out(plan: Plan, staging: Path) -> dict[str, Any]:
     """Write every file of the bundle; returns the content of its manifest."""
     sums: dict[str, str] = {}
 
@@ -183,7 +183,7 @@ def _lay_out(plan: Draft, staging: Path) -> dict[str, Any]:
     notebook = plan.notebook.read_text(encoding="utf-8")
     identity = _identity(plan, notebook, digests)
     vendored = inject(notebook, _values(identity, digests, plan.metadata, plan.parameters))
-    audit.check_notebook(plan.notebook, vendored)
+    checks.check_notebook(plan.notebook, vendored)
     put(f"{KERNEL}/{NOTEBOOK}", vendored.encode())
     put(f"{KERNEL}/{KERNEL_METADATA}", to_json(plan.metadata[KERNEL]))
     return {
@@ -195,7 +195,7 @@ def _lay_out(plan: Draft, staging: Path) -> dict[str, Any]:
     }
 
 
-def _identity(plan: Draft, notebook: str, digests: dict[str, str]) -> str:
+def _identity(plan: Plan, notebook: str, digests: dict[str, str]) -> str:
     """One sum for all that makes the kernel's run what it is."""
     makes = {
         "datasets": digests,

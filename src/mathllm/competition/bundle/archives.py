@@ -10,7 +10,7 @@ import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from mathllm.competition import bundle
+from mathllm.competition.bundle import manifest
 from mathllm.competition.kernel.integrity import CONTENTS
 from mathllm.errors import BundleError
 
@@ -54,7 +54,7 @@ def stage_upload(build: Path, part: str, target: Path) -> Path:
     for left in target.glob(f"*{PART}"):
         left.unlink()
     wanted = {_upload_name(path): path for path in source.iterdir()}
-    kept = {name for name in wanted if (target / name).is_file()} - {bundle.DATASET_METADATA}
+    kept = {name for name in wanted if (target / name).is_file()} - {manifest.DATASET_METADATA}
     missing = {name: path for name, path in wanted.items() if name not in kept}
     _check_space(missing.values(), target)
     # The list first: it says what the other files are of.
@@ -74,16 +74,16 @@ def stage_upload(build: Path, part: str, target: Path) -> Path:
 def zip_bundle(build: Path, target: Path) -> list[Path]:
     """A verified bundle for Kaggle's web page: a zip for each dataset, and the notebook."""
     target.mkdir(parents=True, exist_ok=True)
-    parts = bundle.describe(build).digests
+    parts = manifest.describe(build).digests
     _check_space([build / part for part in parts], target)
     made = []
     for part in parts:
-        slug = bundle.read_metadata(build, part)["id"].partition("/")[2]
+        slug = manifest.read_metadata(build, part)["id"].partition("/")[2]
         zipped = target / f"{slug}.zip"
-        made.append(archive(build / part, zipped, without=bundle.DATASET_METADATA))
-    notebook = target / bundle.NOTEBOOK
+        made.append(archive(build / part, zipped, without=manifest.DATASET_METADATA))
+    notebook = target / manifest.NOTEBOOK
     copy = notebook.with_name(notebook.name + PART)
-    shutil.copyfile(build / bundle.KERNEL / bundle.NOTEBOOK, copy)
+    shutil.copyfile(build / manifest.KERNEL / manifest.NOTEBOOK, copy)
     return [*made, _settle(copy, notebook)]
 
 

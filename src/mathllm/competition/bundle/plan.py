@@ -1,7 +1,7 @@
 """What a bundle is to hold, decided and audited before anything is written.
 
 Knows the clone's folders, and which file goes into which part of the bundle. Knows nothing
-of how a bundle is laid out and sealed (bundle.py).
+of how a bundle is laid out and sealed (manifest.py).
 """
 
 import json
@@ -12,7 +12,7 @@ from typing import Any
 
 from packaging.utils import canonicalize_name
 
-from mathllm.competition import audit, closure, contents, wheels
+from mathllm.competition.bundle import checks, contents, wheel_check, wheels
 from mathllm.competition.kernel import backbone
 from mathllm.errors import ParameterError
 from mathllm.parameters import parse_parameters, read_declarations
@@ -27,7 +27,7 @@ CACHE = ".cache/wheels"  # in the clone
 
 
 @dataclass(frozen=True)
-class Order:
+class BundleSpec:
     """What to vendor, and for whom: `root` is the clone, `build` the folder to lay out.
 
     `private`: whether only the owner sees datasets and kernel. `model`: a handle of Kaggle's
@@ -49,7 +49,7 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Draft:
+class Plan:
     """The files of each dataset as (path there, file or content), all metadata, the notebook."""
 
     datasets: dict[str, list[tuple[str, Path | bytes]]]
@@ -58,31 +58,31 @@ class Draft:
     parameters: dict[str, Any]
 
 
-def draft(order: Order) -> Draft:
+def make_plan(spec: BundleSpec) -> Plan:
     """Raises WeightsError, ParameterError and BundleError for what must not be vendored."""
-    names = contents.placeholders(order.owner, order.title, order.accelerator, CURRENT.slug)
-    notebook = order.root / "kernel" / NOTEBOOK
-    parameters = _parameters(order, notebook)
-    source = list(contents.source_files(order.root))
-    audit.check_tree(order.root / "src" / "mathllm", order.root / "src" / "mathllm")
-    packages, there = _packages(order)
+    names = contents.placeholders(spec.owner, spec.title, spec.accelerator, CURRENT.slug)
+    notebook = spec.root / "kernel" / NOTEBOOK
+    parameters = _parameters(spec, notebook)
+    source = list(contents.source_files(spec.root))
+    checks.check_tree(spec.root / "src" / "mathllm", spec.root / "src" / "mathllm")
+    packages, there = _packages(spec)
     datasets = {
         SOURCE: [*source],
-        WEIGHTS: _weights(order),
+        WEIGHTS: _weights(spec),
         **({WHEELS: packages} if packages else {}),
     }
     for files in datasets.values():
-        audit.check_files(files)
-    audit.check_imports(notebook, source, there)
-    metadata = {part: _dataset_metadata(order, part, names) for part in datasets}
+        checks.check_files(files)
+    checks.check_imports(notebook, source, there)
+    metadata = {part: _dataset_metadata(spec, part, names) for part in datasets}
     metadata[KERNEL] = contents.kernel_metadata(
-        order.root / "kernel" / KERNEL_METADATA,
+        spec.root / "kernel" / KERNEL_METADATA,
         names,
         [metadata[part]["id"] for part in datasets],
-        order.model,
-        order.private,
+        spec.model,
+        spec.private,
     )
-    return Draft(datasets, metadata, notebook, parameters)
+    return Plan(datasets, metadata, notebook, parameters)
 
 
 def to_json(content: Any) -> bytes:
@@ -90,41 +90,41 @@ def to_json(content: Any) -> bytes:
     return (json.dumps(content, indent=2, sort_keys=True) + "\n").encode()
 
 
-def _parameters(order: Order, notebook: Path) -> dict[str, Any]:
-    if any(name == STAMP for name, _ in order.parameters):
+def _parameters(spec: BundleSpec, notebook: Path) -> dict[str, Any]:
+    if any(name == STAMP for name, _ in spec.parameters):
         raise ParameterError(f"parameter {STAMP} is written by vendoring: leave it out")
-    return parse_parameters(order.parameters, read_declarations(notebook))
+    return parse_parameters(spec.parameters, read_declarations(notebook))
 
 
-def _weights(order: Order) -> list[tuple[str, Path | bytes]]:
-    parts = ("trm",) if order.model else ("backbone", "trm")
-    if order.model:
-        backbone.check_handle(order.model)
+def _weights(spec: BundleSpec) -> list[tuple[str, Path | bytes]]:
+    parts = ("trm",) if spec.model else ("backbone", "trm")
+    if spec.model:
+        backbone.check_handle(spec.model)
     for part in parts:
-        audit.check_tree(order.weights / part, order.weights, weights=True)
-    contents.check_weights(order.weights)
-    files: list[tuple[str, Path | bytes]] = [*contents.weight_files(order.weights, parts)]
-    if order.model:
-        described = backbone.describe(order.model, order.weights / "backbone")
+        checks.check_tree(spec.weights / part, spec.weights, weights=True)
+    contents.check_weights(spec.weights)
+    files: list[tuple[str, Path | bytes]] = [*contents.weight_files(spec.weights, parts)]
+    if spec.model:
+        described = backbone.describe(spec.model, spec.weights / "backbone")
         files.append((backbone.REFERENCE, to_json(described)))
     return files
 
 
-def _packages(order: Order) -> tuple[list[tuple[str, Path | bytes]], set[str]]:
+def _packages(spec: BundleSpec) -> tuple[list[tuple[str, Path | bytes]], set[str]]:
     """The files of the wheels' dataset, and the names of what can be imported on Kaggle."""
-    folder = order.root / "datasets_meta" / Path(WHEELS).name
-    lock, image = folder / wheels.LOCK, folder / closure.IMAGE
-    there: set[str] = {*closure.read_image(image)}
-    if not order.wheels:
+    folder = spec.root / "datasets_meta" / Path(WHEELS).name
+    lock, image = folder / wheels.LOCK, folder / wheel_check.IMAGE
+    there: set[str] = {*wheel_check.read_image(image)}
+    if not spec.wheels:
         return [], there
-    found = [closure.read_wheel(w) for w in wheels.download(lock, order.root / CACHE)]
-    closure.check_closure(found, image)
+    found = [wheel_check.read_wheel(w) for w in wheels.download(lock, spec.root / CACHE)]
+    wheel_check.check_closure(found, image)
     for wheel in found:
         there |= wheel.modules | {canonicalize_name(wheel.name)}
     files = [(wheel.path.name, wheel.path) for wheel in found]
     return ([(wheels.LOCK, lock), *files] if files else []), there
 
 
-def _dataset_metadata(order: Order, part: str, names: dict[str, str]) -> dict[str, Any]:
-    template = order.root / "datasets_meta" / Path(part).name / DATASET_METADATA
-    return contents.dataset_metadata(template, names, order.private)
+def _dataset_metadata(spec: BundleSpec, part: str, names: dict[str, str]) -> dict[str, Any]:
+    template = spec.root / "datasets_meta" / Path(part).name / DATASET_METADATA
+    return contents.dataset_metadata(template, names, spec.private)

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mathllm.competition.trees import check_link, files_below, is_hidden
+from mathllm.competition.bundle.walk import check_link, files_below, is_hidden
 from mathllm.errors import BundleError, ParameterError, WeightsError
 
 # Names of Kaggle's `machine_shape`; "none" is a CPU notebook.

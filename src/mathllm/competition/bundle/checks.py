@@ -10,8 +10,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from mathllm.competition import imports, leaks
-from mathllm.competition.trees import files_below, is_hidden
+from mathllm.competition.bundle import imports, secrets
+from mathllm.competition.bundle.walk import files_below, is_hidden
 from mathllm.errors import BundleError
 
 # kaggle.com/docs/datasets, technical specifications: 200 GB for a dataset, and as much for
@@ -33,11 +33,11 @@ def check_tree(folder: Path, tree: Path, weights: bool = False) -> None:
     Also those that would stay behind: whoever put them there believes that they are used.
     """
     for path in files_below(folder, tree):
-        if leaks.private_name(path):
+        if secrets.private_name(path):
             raise BundleError(
                 f"{path} looks like credentials by its name: keep it outside of what is vendored"
             )
-        if weights and not is_hidden(path, tree) and _read(path, leaks.is_pickle):
+        if weights and not is_hidden(path, tree) and _read(path, secrets.is_pickle):
             raise BundleError(
                 f"{path} is a pickle, which runs code when it is loaded: convert it to "
                 "safetensors (save_pretrained writes that), or remove it"
@@ -63,7 +63,7 @@ def check_files(files: Files) -> None:
                 f"{file} makes a dataset of more than {DATASET_BYTES / 1e9:.0f} GB, Kaggle's most: "
                 "use a smaller backbone, or name one of Kaggle's models with --model"
             )
-        if size <= leaks.SCANNED:
+        if size <= secrets.SCANNED:
             _check_text(file, _read(file, Path.read_bytes))
     if len(top) >= TOP_FILES:  # the list of contents is one more
         raise BundleError(
@@ -118,7 +118,7 @@ def _lacking(place: str, module: str) -> BundleError:
 
 
 def _check_text(path: Path, data: bytes) -> None:
-    if found := leaks.secret_in(data):
+    if found := secrets.secret_in(data):
         line, kind = found
         raise BundleError(f"{path}:{line} holds {kind}: take it out before anything is uploaded")
 

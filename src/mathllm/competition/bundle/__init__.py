@@ -1,0 +1,1 @@
+"""What goes to Kaggle: planned, checked, laid out, sealed by a manifest."""
