@@ -17,14 +17,14 @@ from conftest import ROOT, shared_file
 from tiny_weights import write_weights
 from tiny_wheels import clone, write_wheel
 
-from mathllm.competition import sessions
 from mathllm.competition.bundle import manifest
-from mathllm.competition.guard import is_loopback
-from mathllm.competition.isolation import Isolation
 from mathllm.competition.kernel.journal import read_journal
-from mathllm.competition.rehearsal import WORKING_TREE, Rehearsal, rehearse, truth_of
-from mathllm.competition.scorecard import Run, conclusion, table
-from mathllm.competition.stage import session_environment, set_stage
+from mathllm.competition.rehearsal import session
+from mathllm.competition.rehearsal.guard import is_loopback
+from mathllm.competition.rehearsal.isolation import Isolation
+from mathllm.competition.rehearsal.kaggle_folders import lay_out_folders, session_environment
+from mathllm.competition.rehearsal.rehearse import WORKING_TREE, Rehearsal, rehearse, truth_of
+from mathllm.competition.rehearsal.scorecard import Run, conclusion, table
 from mathllm.data.problems import read_problems
 from mathllm.errors import BundleError
 from mathllm.settings import CURRENT
@@ -180,13 +180,13 @@ def test_a_rehearsal_ends_with_table_score_and_paths(build, problems, tmp_path):
 
 
 @pytest.fixture
-def play(build: Path, problems: Path, isolation: Isolation, tmp_path: Path) -> sessions.Play:
-    stage = set_stage(tmp_path / "stage", build, problems)
-    return sessions.Play(
-        stage=stage,
+def play(build: Path, problems: Path, isolation: Isolation, tmp_path: Path) -> session.Play:
+    folders = lay_out_folders(tmp_path / "stage", build, problems)
+    return session.Play(
+        folders=folders,
         isolation=isolation,
         notebook=build / manifest.KERNEL / manifest.NOTEBOOK,
-        source=stage.dataset("somebody/mathllm-source"),
+        source=folders.dataset("somebody/mathllm-source"),
         problems=read_problems(problems)["id"].to_list(),
         seed=0,
         say=lambda _: None,
@@ -200,10 +200,10 @@ def own_processes(word: str) -> list[psutil.Process]:
 
 @pytest.mark.parametrize("isolation", ["guard"], indirect=True)
 def test_a_rerun_works_without_a_namespace(play):
-    run = Run(1, "rerun 1", play.stage.working("rerun-1"))
-    sessions.rerun(play, run)
+    run = Run(1, "rerun 1", play.folders.working("rerun-1"))
+    session.rerun(play, run)
     assert sorted(run.submitted) == play.problems
-    assert Path(run.package).is_relative_to(play.stage.input_root)
+    assert Path(run.package).is_relative_to(play.folders.input_root)
     assert not own_processes("ipykernel") + own_processes("papermill")
 
 
@@ -218,10 +218,10 @@ def test_a_process_that_dies_ends_the_run_with_its_last_lines(play, victim, word
             for process in own_processes(victim):
                 process.send_signal(signal.SIGKILL)
 
-    run = Run(1, "rerun 1", play.stage.working("rerun-1"))
-    with pytest.raises(sessions.RunError, match=rf"(?s){words}.*last lines of the kernel"):
-        sessions.rerun(
-            sessions.Play(**{**vars(play), "say": kill}),
+    run = Run(1, "rerun 1", play.folders.working("rerun-1"))
+    with pytest.raises(session.RunError, match=rf"(?s){words}.*last lines of the kernel"):
+        session.rerun(
+            session.Play(**{**vars(play), "say": kill}),
             run,
         )
     assert not own_processes("ipykernel") + own_processes("papermill") + own_processes("gateway")
@@ -298,10 +298,10 @@ def test_the_competitions_files_are_on_the_stage_but_for_its_problems(build, pro
     (competition / CURRENT.package).mkdir(parents=True)
     (competition / CURRENT.package / "__init__.py").write_text("", encoding="utf-8")
     (competition / "test.csv").write_text("id,problem\nx,theirs\n", encoding="utf-8")
-    stage = set_stage(tmp_path / "stage", build, problems, competition=competition)
-    there = stage.test_file.parent
+    folders = lay_out_folders(tmp_path / "stage", build, problems, competition=competition)
+    there = folders.test_file.parent
     assert (there / CURRENT.package / "__init__.py").is_file()
-    assert stage.test_file.read_bytes() == problems.read_bytes()
+    assert folders.test_file.read_bytes() == problems.read_bytes()
     order = Rehearsal(build, problems, tmp_path / "runs", competition=tmp_path / "nowhere")
     with pytest.raises(BundleError, match=r"no folder .*nowhere"):
         rehearse(order, say=lambda _: None)
@@ -320,14 +320,14 @@ def test_a_file_of_problems_that_is_none_is_refused_with_status_2(build, tmp_pat
 
 
 def test_a_package_from_elsewhere_fails_the_run(play):
-    run = Run(0, "commit run", play.stage.working("commit-run"), package=str(WORKING_TREE))
-    with pytest.raises(sessions.RunError, match="not from what was vendored"):
-        sessions._check(play, run, run.folder)
+    run = Run(0, "commit run", play.folders.working("commit-run"), package=str(WORKING_TREE))
+    with pytest.raises(session.RunError, match="not from what was vendored"):
+        session._check(play, run, run.folder)
 
 
 def test_a_session_has_none_of_the_users_credentials(play, tmp_path):
     user = {"KAGGLE_KEY": "secret", "HF_TOKEN": "secret", "PYTHONPATH": "/x", "LANG": "C.UTF-8"}
-    variables = session_environment(play.stage, tmp_path, rerun=False, user=user)
+    variables = session_environment(play.folders, tmp_path, rerun=False, user=user)
     assert "secret" not in variables.values()
     assert "PYTHONPATH" not in variables
     assert "KAGGLE_IS_COMPETITION_RERUN" not in variables

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mathllm.arguments import FAILED, OK, SAY, add_build, add_command, add_delivery, add_parameters
 from mathllm.competition.bundle.contents import ACCELERATORS
-from mathllm.competition.faults import FAULTS
+from mathllm.competition.rehearsal.faults import FAULTS
 
 
 def add_commands(
@@ -182,7 +182,7 @@ def run_vendor(root: Path, owner: Callable[[], str | None], options: argparse.Na
 
 
 def run_rehearse(root: Path, options: argparse.Namespace) -> int:
-    from mathllm.competition.rehearsal import Rehearsal, rehearse
+    from mathllm.competition.rehearsal.rehearse import Rehearsal, rehearse
 
     fetched = root / "competition" / "files"
     order = Rehearsal(
@@ -197,9 +197,9 @@ def run_rehearse(root: Path, options: argparse.Namespace) -> int:
         competition=options.competition or (fetched if fetched.is_dir() else None),
     )
     if options.faults is not None:
-        from mathllm.competition.drills import drill
+        from mathllm.competition.rehearsal.fault_runs import run_faults
 
-        return OK if drill(order, options.faults or list(FAULTS), SAY) else FAILED
+        return OK if run_faults(order, options.faults or list(FAULTS), SAY) else FAILED
     return OK if rehearse(order, SAY) else FAILED
 
 

@@ -17,11 +17,11 @@ from typing import Any
 
 from mathllm import paths
 from mathllm.answers import sympy_process
-from mathllm.competition import faults
 from mathllm.competition.kernel import backbone, install, integrity
 from mathllm.competition.kernel.journal import NAME, Journal, is_unfinished, warnings_to
 from mathllm.competition.kernel.submission import Submission, cause_of
 from mathllm.competition.protocol.server import InferenceServer
+from mathllm.competition.rehearsal import faults
 from mathllm.settings import CURRENT
 from mathllm.solving import Budget, EngineSettings, Solver, SolverSettings, load_solver
 

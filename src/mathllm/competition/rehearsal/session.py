@@ -21,13 +21,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mathllm.competition import faults
-from mathllm.competition.isolation import Isolation
 from mathllm.competition.kernel.journal import NAME, read_journal, votes_text
 from mathllm.competition.protocol.gateway import RESULT_FILE
 from mathllm.competition.protocol.submission_file import read_submission
-from mathllm.competition.scorecard import Run
-from mathllm.competition.stage import Stage, session_environment
+from mathllm.competition.rehearsal import faults
+from mathllm.competition.rehearsal.isolation import Isolation
+from mathllm.competition.rehearsal.kaggle_folders import KaggleFolders, session_environment
+from mathllm.competition.rehearsal.scorecard import Run
 from mathllm.errors import ProblemFileError
 from mathllm.parameters import parse_parameters, read_declarations
 from mathllm.settings import CURRENT
@@ -36,7 +36,7 @@ POLL_SECONDS = 0.1
 END_SECONDS = 30  # for a process to end after SIGTERM, before it is killed
 NOTICE_SECONDS = 10  # for a kernel to end by itself once its gateway has failed
 LOG_LINES = 12  # of a failed process, shown
-CUT = "connection"  # the fault that stands between gateway and kernel
+CONNECTION = "connection"  # the fault that stands between gateway and kernel
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -52,7 +52,7 @@ class Play:
     `vendored` with; `fault` is one of faults.FAULTS to inject.
     """
 
-    stage: Stage
+    folders: KaggleFolders
     isolation: Isolation
     notebook: Path
     source: Path
@@ -156,7 +156,7 @@ def rerun(play: Play, run: Run) -> None:
         )
         if run.listening_seconds is None:
             raise kernel.failed("is not listening")
-        with _cut(play, run, follower.port) as port, _gateway(play, run, port) as gateway:
+        with _flaky(play, run, follower.port) as port, _gateway(play, run, port) as gateway:
             _wait(follower, lambda: gateway.ended or kernel.ended)
             if not gateway.ended:
                 raise kernel.failed(f"ended ({kernel.status}) before the gateway was done")
@@ -188,7 +188,7 @@ def _kernel(play: Play, run: Run, rerun: bool) -> Iterator[tuple[Process, Follow
         *("--log-output", "--no-progress-bar", "--cwd", str(working)),
         *(str(play.notebook), str(run.notebook)),
     ]
-    environment = session_environment(play.stage, working, rerun)
+    environment = session_environment(play.folders, working, rerun)
     if play.fault is not None:
         environment[faults.VARIABLE] = play.fault
     follower = Follower(play, run, working / NAME)
@@ -210,13 +210,13 @@ def _gateway(play: Play, run: Run, port: int | None) -> Iterator[Process]:
     working.mkdir()
     # The order is another every time, as on Kaggle; with a seed it can be had again.
     seed = [] if play.seed is None else ["--seed", str(play.seed + run.number)]
-    alone = play.isolation.mode == "namespace" and play.fault != CUT
+    alone = play.isolation.mode == "namespace" and play.fault != CONNECTION
     told = ["--ports", str(port)] if port and not alone else []
     command = [
         *(sys.executable, "-m", "mathllm.competition.protocol.gateway", *seed, *told),
-        *("--problems", str(play.stage.test_file), "--output-dir", str(working)),
+        *("--problems", str(play.folders.test_file), "--output-dir", str(working)),
     ]
-    environment = session_environment(play.stage, working, rerun=True)
+    environment = session_environment(play.folders, working, rerun=True)
     environment["PYTHONPATH"] = str(play.source)
     with _process(play, run, "gateway", command, environment) as gateway:
         try:
@@ -226,25 +226,31 @@ def _gateway(play: Play, run: Run, port: int | None) -> Iterator[Process]:
 
 
 @contextmanager
-def _cut(play: Play, run: Run, port: int | None) -> Iterator[int | None]:
+def _flaky(play: Play, run: Run, port: int | None) -> Iterator[int | None]:
     """The port that the gateway is told: the kernel's, or one whose connections are cut."""
-    if play.fault != CUT:
+    if play.fault != CONNECTION:
         yield port
         return
-    (run.folder / "cutter").mkdir()
-    port_file = run.folder / "cutter" / "port"
-    command = [sys.executable, "-m", "mathllm.competition.cutter", str(port), str(port_file)]
-    environment = session_environment(play.stage, run.folder / "cutter", rerun=True)
+    (run.folder / "proxy").mkdir()
+    port_file = run.folder / "proxy" / "port"
+    command = [
+        sys.executable,
+        "-m",
+        "mathllm.competition.rehearsal.flaky_proxy",
+        str(port),
+        str(port_file),
+    ]
+    environment = session_environment(play.folders, run.folder / "proxy", rerun=True)
     environment["PYTHONPATH"] = str(play.source)
-    with _process(play, run, "cutter", command, environment) as cutter:
+    with _process(play, run, "proxy", command, environment) as proxy:
         try:
             while not port_file.exists():
-                if cutter.ended:
-                    raise cutter.failed(f"ended ({cutter.status})")
+                if proxy.ended:
+                    raise proxy.failed(f"ended ({proxy.status})")
                 time.sleep(POLL_SECONDS)
             yield int(port_file.read_text(encoding="utf-8"))
         finally:
-            _terminate(cutter.popen)
+            _terminate(proxy.popen)
 
 
 @contextmanager
@@ -285,7 +291,7 @@ def _terminate(popen: subprocess.Popen[bytes], pid: int | None = None) -> None:
 def _check(play: Play, run: Run, working: Path) -> None:
     """The run used the vendored package, and its submission has every problem once."""
     inside = Path(run.package or "/").resolve()
-    if not inside.is_relative_to(play.stage.input_root.resolve()):
+    if not inside.is_relative_to(play.folders.input_root.resolve()):
         raise RunError(f"mathllm came from {inside}, not from what was vendored")
     path = working / CURRENT.submission_file
     if not path.is_file():

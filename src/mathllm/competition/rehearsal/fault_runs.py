@@ -1,7 +1,7 @@
 """A rerun for each fault, with what was vendored, and what each one cost.
 
 Knows which runs to compare. Knows nothing of how a fault is injected (faults.py) or of how a
-run is played (sessions.py).
+run is played (session.py).
 """
 
 import shutil
@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from mathllm.competition import scorecard, sessions
 from mathllm.competition.bundle import manifest
-from mathllm.competition.faults import FAULTS, STRUCK, Fault
 from mathllm.competition.kernel.journal import NAME, read_journal
-from mathllm.competition.rehearsal import Rehearsal, keep, staged
-from mathllm.competition.scorecard import Run
+from mathllm.competition.rehearsal import scorecard, session
+from mathllm.competition.rehearsal.faults import FAULTS, STRUCK, Fault
+from mathllm.competition.rehearsal.rehearse import Rehearsal, keep, staged
+from mathllm.competition.rehearsal.scorecard import Run
 
 WEIGHTS = "weights"  # the fault that is in a file before the run begins
 SHOWN = 90  # characters of what the journal says, its end: paths stand before it
@@ -39,7 +39,7 @@ class Cost:
         return self.run.fault is None and set(self.lost) <= set(self.struck)
 
 
-def drill(order: Rehearsal, names: Sequence[str], say: Callable[[str], None] = print) -> bool:
+def run_faults(order: Rehearsal, names: Sequence[str], say: Callable[[str], None] = print) -> bool:
     """A rerun for each fault by name; True if each was contained.
 
     Runs with the same parameters and no fault are what they are compared with. Raises as
@@ -70,24 +70,24 @@ def drill(order: Rehearsal, names: Sequence[str], say: Callable[[str], None] = p
     return all(cost.contained for cost in costs) and not any(run.fault for run in plain.values())
 
 
-def _play(play: sessions.Play, name: str, parameters: Mapping[str, str]) -> Run:
-    run = Run(1, name, play.stage.working(name))
+def _play(play: session.Play, name: str, parameters: Mapping[str, str]) -> Run:
+    run = Run(1, name, play.folders.working(name))
     play.say(f"\n{name.replace('-', ' ', 1)}")
     try:
-        sessions.rerun(replace(play, parameters={**play.parameters, **parameters}), run)
-    except sessions.RunError as fault:
+        session.rerun(replace(play, parameters={**play.parameters, **parameters}), run)
+    except session.RunError as fault:
         run.fault = str(fault)
         play.say(f"  FAILED: {fault}")
     return run
 
 
 @contextmanager
-def _spoiled(play: sessions.Play, order: Rehearsal, name: str) -> Iterator[None]:
+def _spoiled(play: session.Play, order: Rehearsal, name: str) -> Iterator[None]:
     """For the fault in a file: the stage's TRM is a copy cut in half, for this run."""
     if name != WEIGHTS:
         yield
         return
-    trm = play.stage.dataset(manifest.read_metadata(order.build, manifest.WEIGHTS)["id"]) / "trm"
+    trm = play.folders.dataset(manifest.read_metadata(order.build, manifest.WEIGHTS)["id"]) / "trm"
     whole = trm.resolve()
     trm.unlink()
     try:

@@ -1,7 +1,7 @@
 """Kaggle played on this machine, with what was vendored: one commit run, two reruns.
 
-Knows the order of things and what is kept of them. Knows nothing of processes (sessions.py),
-of how they are kept off the network (isolation.py), of the folders around them (stage.py),
+Knows the order of things and what is kept of them. Knows nothing of processes (session.py),
+of how they are kept off the network (isolation.py), of the folders around them
 or of scores (scorecard.py).
 """
 
@@ -16,13 +16,13 @@ from pathlib import Path
 import polars as pl
 
 import mathllm
-from mathllm.competition import scorecard, sessions
 from mathllm.competition.bundle import manifest
-from mathllm.competition.isolation import DESCRIPTION, Isolation, Mode
 from mathllm.competition.kernel.journal import NAME
 from mathllm.competition.kernel.plots import plot_run
-from mathllm.competition.scorecard import Run
-from mathllm.competition.stage import set_stage
+from mathllm.competition.rehearsal import scorecard, session
+from mathllm.competition.rehearsal.isolation import DESCRIPTION, Isolation, Mode
+from mathllm.competition.rehearsal.kaggle_folders import lay_out_folders
+from mathllm.competition.rehearsal.scorecard import Run
 from mathllm.data.problems import read_problems
 from mathllm.errors import BundleError
 from mathllm.notebooks import export_html
@@ -74,8 +74,8 @@ def rehearse(order: Rehearsal, say: Callable[[str], None] = print) -> bool:
 @contextmanager
 def staged(
     order: Rehearsal, say: Callable[[str], None]
-) -> Iterator[tuple[sessions.Play, dict[str, int]]]:
-    """A stage with what was vendored, ready to play on, and the answers that are known."""
+) -> Iterator[tuple[session.Play, dict[str, int]]]:
+    """Folders with what was vendored, ready to play on, and the answers that are known."""
     problems = read_problems(order.problems)
     if order.competition is not None and not order.competition.is_dir():
         raise BundleError(f"no folder {order.competition}: give one with the competition's files")
@@ -84,17 +84,17 @@ def staged(
     parse_parameters(order.parameters, read_declarations(notebook))
     folder = Path(tempfile.mkdtemp(prefix="mathllm-rehearsal-"))
     try:
-        stage = set_stage(
+        folders = lay_out_folders(
             folder, order.build.resolve(), order.problems, order.backbone, order.competition
         )
         with Isolation(folder / "isolation", [WORKING_TREE], order.mode) as isolation:
             say(f"{len(problems)} problems, network: {DESCRIPTION[isolation.mode]}")
             source = manifest.read_metadata(order.build, manifest.SOURCE)["id"]
-            play = sessions.Play(
-                stage=stage,
+            play = session.Play(
+                folders=folders,
                 isolation=isolation,
                 notebook=notebook,
-                source=stage.dataset(source),
+                source=folders.dataset(source),
                 problems=problems["id"].to_list(),
                 seed=order.seed,
                 say=say,
@@ -103,7 +103,7 @@ def staged(
             )
             yield play, truth_of(problems, order.known)
         if order.keep:
-            say(f"stage      {folder}")
+            say(f"folders      {folder}")
     finally:
         if not order.keep:
             shutil.rmtree(folder, ignore_errors=True)
@@ -137,18 +137,18 @@ def truth_of(problems: pl.DataFrame, known: Path | None) -> dict[str, int]:
     return dict(zip(rows["id"], rows[CURRENT.answer_column], strict=True))
 
 
-def _play_all(play: sessions.Play) -> list[Run]:
+def _play_all(play: session.Play) -> list[Run]:
     """The commit run, then the reruns, up to the first that fails."""
     runs: list[Run] = []
     for number in range(CURRENT.runs + 1):
         name = f"rerun {number}" if number else "commit run"
-        run = Run(number, name, play.stage.working(name.replace(" ", "-")))
+        run = Run(number, name, play.folders.working(name.replace(" ", "-")))
         runs.append(run)
         play.say(f"\n{name}")
         started = time.monotonic()
         try:
-            (sessions.rerun if number else sessions.commit_run)(play, run)
-        except sessions.RunError as fault:
+            (session.rerun if number else session.commit_run)(play, run)
+        except session.RunError as fault:
             run.fault = str(fault)
             play.say(f"  {name} FAILED: {fault}")
             break

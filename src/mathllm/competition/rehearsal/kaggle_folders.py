@@ -1,4 +1,4 @@
-"""The stage that a rehearsal plays on: folders and variables as a Kaggle session has them.
+"""Folders and variables as a Kaggle session has them.
 
 Knows the newer layout of Kaggle's input folder and what a process of the session may see.
 Knows nothing of what is run there.
@@ -20,7 +20,7 @@ _LEFT_OUT = ("KAGGLE_", "MATHLLM_", "PYTHON", "HF_", "HUGGING", "JUPYTER_", "IPY
 
 
 @dataclass(frozen=True)
-class Stage:
+class KaggleFolders:
     """A folder with `input/` (as /kaggle/input) and a working folder for each process."""
 
     folder: Path
@@ -48,37 +48,37 @@ class Stage:
         return folder
 
 
-def set_stage(
+def lay_out_folders(
     folder: Path,
     build: Path,
     problems: Path,
     backbone: Path | None = None,
     competition: Path | None = None,
-) -> Stage:
+) -> KaggleFolders:
     """Lay out the input root from a verified bundle and a file of problems, nothing else but
 
     `backbone`, the files of the model that the bundle names, if it names one, and those of
     `competition`, apart from its own test file.
     """
-    stage = Stage(folder)
+    folders = KaggleFolders(folder)
     for dataset in sorted((build / manifest.SOURCE).parent.iterdir()):
         part = dataset.relative_to(build).as_posix()
-        target = stage.dataset(manifest.read_metadata(build, part)["id"])
+        target = folders.dataset(manifest.read_metadata(build, part)["id"])
         if part == manifest.WEIGHTS:
             _link(dataset, target)
         else:
             shutil.copytree(dataset, target, ignore=shutil.ignore_patterns(_KEPT_BY_KAGGLE))
     for handle in manifest.read_metadata(build, manifest.KERNEL)["model_sources"]:
-        target = stage.model(handle)
+        target = folders.model(handle)
         target.parent.mkdir(parents=True)
         target.symlink_to(backbone.resolve(), target_is_directory=True)
-    stage.test_file.parent.mkdir(parents=True)
+    folders.test_file.parent.mkdir(parents=True)
     for file in sorted(competition.iterdir()) if competition else []:
-        if file.name != stage.test_file.name:
-            (stage.test_file.parent / file.name).symlink_to(file.resolve(), file.is_dir())
+        if file.name != folders.test_file.name:
+            (folders.test_file.parent / file.name).symlink_to(file.resolve(), file.is_dir())
     # The file as it is: with answers, if it has them, as the real gateway sends reference.csv's.
-    shutil.copyfile(problems, stage.test_file)
-    return stage
+    shutil.copyfile(problems, folders.test_file)
+    return folders
 
 
 def _link(dataset: Path, target: Path) -> None:
@@ -90,7 +90,7 @@ def _link(dataset: Path, target: Path) -> None:
 
 
 def session_environment(
-    stage: Stage, working: Path, rerun: bool, user: Mapping[str, str] = os.environ
+    folders: KaggleFolders, working: Path, rerun: bool, user: Mapping[str, str] = os.environ
 ) -> dict[str, str]:
     """The variables of a Kaggle session, with those of the `user` that do no harm."""
     kept = {name: value for name, value in user.items() if not name.startswith(_LEFT_OUT)}
@@ -98,13 +98,13 @@ def session_environment(
         **kept,
         "KAGGLE_KERNEL_RUN_TYPE": "Batch",
         **({"KAGGLE_IS_COMPETITION_RERUN": "1"} if rerun else {}),
-        "MATHLLM_INPUT_ROOT": str(stage.input_root),
+        "MATHLLM_INPUT_ROOT": str(folders.input_root),
         "MATHLLM_WORKING_DIR": str(working),
         # The input is read-only on Kaggle, so Python leaves no bytecode there.
         "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONUNBUFFERED": "1",
         # No start-up files and settings of the user's own Jupyter.
-        "IPYTHONDIR": str(stage.folder / "ipython"),
-        "JUPYTER_CONFIG_DIR": str(stage.folder / "jupyter"),
-        "JUPYTER_RUNTIME_DIR": str(stage.folder / "jupyter-runtime"),
+        "IPYTHONDIR": str(folders.folder / "ipython"),
+        "JUPYTER_CONFIG_DIR": str(folders.folder / "jupyter"),
+        "JUPYTER_RUNTIME_DIR": str(folders.folder / "jupyter-runtime"),
     }

@@ -1,6 +1,6 @@
 """A proxy on loopback that ends the connection after every reply.
 
-    python -m mathllm.competition.cutter SERVER_PORT PORT_FILE
+    python -m mathllm.competition.rehearsal.flaky_proxy SERVER_PORT PORT_FILE
 
 Writes its own port to PORT_FILE. Stands between gateway and kernel in a rehearsal with
 faults. Knows HTTP/2's frames (RFC 9113) as far as to see where a reply ends.

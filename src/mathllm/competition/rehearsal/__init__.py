@@ -1,0 +1,1 @@
+"""Kaggle played on this machine with what was vendored: commit run, reruns, faults."""
