@@ -8,8 +8,8 @@ import pytest
 from conftest import ROOT
 from test_html import Page, check_alone
 
+from mathllm.cli.evaluation import add_commands
 from mathllm.errors import ParameterError, ResultsError, UserError
-from mathllm.evaluation.commands import add_commands
 from mathllm.evaluation.report_files import read_groups
 from mathllm.evaluation.report_plots import groups_reading
 from mathllm.evaluation.results import HEADER, SCHEMA, Header, write_results

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mathllm.arguments import FAILED, OK, SAY, add_build, add_delivery
+from mathllm.cli.arguments import FAILED, OK, SAY, add_build, add_delivery
 from mathllm.competition.bundle.contents import ACCELERATORS
 from mathllm.errors import BatchError, ParameterError
 

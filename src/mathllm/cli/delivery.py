@@ -7,7 +7,7 @@ import argparse
 from functools import partial
 from pathlib import Path
 
-from mathllm.arguments import FAILED, OK, SAY, add_build, add_command, add_delivery
+from mathllm.cli.arguments import FAILED, OK, SAY, add_build, add_command, add_delivery
 from mathllm.delivery.place import Place
 from mathllm.settings import CURRENT
 

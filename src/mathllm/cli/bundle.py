@@ -8,7 +8,15 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from mathllm.arguments import FAILED, OK, SAY, add_build, add_command, add_delivery, add_parameters
+from mathllm.cli.arguments import (
+    FAILED,
+    OK,
+    SAY,
+    add_build,
+    add_command,
+    add_delivery,
+    add_parameters,
+)
 from mathllm.competition.bundle.contents import ACCELERATORS
 from mathllm.competition.rehearsal.faults import FAULTS
 

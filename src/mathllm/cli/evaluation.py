@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mathllm.arguments import OK, SAY, add_command
+from mathllm.cli.arguments import OK, SAY, add_command
 from mathllm.errors import ParameterError
 
 if TYPE_CHECKING:

@@ -1,0 +1,126 @@
+"""The command line: everything that a person does with this repository."""
+
+import argparse
+import signal
+import sys
+from functools import partial
+from pathlib import Path
+
+from mathllm.cli import batches, bundle, delivery, evaluation
+from mathllm.cli.arguments import FAILED, OK, add_parameters
+from mathllm.delivery.credentials import user_name
+from mathllm.errors import TryAgainError, UserError
+from mathllm.settings import CURRENT
+
+USER_ERROR, TRY_AGAIN = 2, 3
+
+DESCRIPTION = """\
+From a weights folder to a Kaggle submission, and how good it is.
+
+  vendor     lay out build/: source and weights as datasets, the kernel, a manifest
+  rehearse   play Kaggle with build/: a commit run and two reruns, without a network
+  push       bring build/ to Kaggle and follow its run
+  submit     submit what was pushed, and follow its score
+
+  run        run a notebook with checked parameters
+  batch      run notebooks over a grid of parameters, and compare what they measured
+  report     what result files say, as a text with plots, or a page
+  wheels     lock the packages that Kaggle's image lacks
+  fetch      download the competition's files
+  check      whether everything is there that a delivery needs
+"""
+EXAMPLES = """\
+examples:
+  build.py vendor                                    the embedded weights, into build/
+  build.py vendor --weights runs/train --username me
+  build.py rehearse                                  a dozen problems that come with the clone
+  build.py rehearse --problems reference.csv         any file with id, problem[, answer]
+  build.py rehearse --faults                         what each injected fault costs
+  build.py run notebooks/train.ipynb -p epochs 2 --html
+  build.py batch notebooks/batches/smoke.yaml        twelve runs, killed or not
+  build.py push --dry-run                            every call, and nothing changed
+  build.py push && build.py submit -m "16 samples"
+
+exit status: 0 done, 1 a run failed, 2 a mistake that you can mend (said in a line or two),
+3 Kaggle could not be reached or has no time: the same command goes on later
+"""
+
+
+def parser(root: Path) -> argparse.ArgumentParser:
+    main = argparse.ArgumentParser(
+        prog="build.py",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = main.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    bundle.add_commands(commands, root, user_name)
+    _add_run(commands, root)
+    evaluation.add_commands(commands, root, CURRENT)
+    batches.add_commands(commands, root)
+    delivery.add_commands(commands, root)
+    return main
+
+
+def _add_run(commands: argparse._SubParsersAction, root: Path) -> None:
+    run = commands.add_parser(
+        "run",
+        help="run a notebook with checked parameters",
+        description="Run a notebook by papermill. Unknown parameters and values of a wrong type "
+        "are named before anything runs.",
+    )
+    run.set_defaults(function=partial(run_notebook, root))
+    run.add_argument("notebook", metavar="NOTEBOOK", type=Path, help="an .ipynb file")
+    add_parameters(run, "of the notebook")
+    run.add_argument(
+        "--output",
+        metavar="FILE",
+        type=Path,
+        help="the executed notebook (default: runs/NAME/NAME.ipynb)",
+    )
+    run.add_argument("--html", action="store_true", help="write it as a page beside that, too")
+
+
+def run_notebook(root: Path, options: argparse.Namespace) -> int:
+    from mathllm import notebooks
+
+    name = options.notebook.stem
+    output = options.output or root / "runs" / name / f"{name}.ipynb"
+    try:
+        notebooks.run_notebook(options.notebook, output, options.parameters)
+    except notebooks.NotebookError as fault:
+        print(f"{fault}\nfailed: {output}", file=sys.stderr)
+        return FAILED
+    print(f"notebook {output}")
+    if options.html:
+        print(f"html     {notebooks.export_html(output)}")
+    return OK
+
+
+def _on_sigterm(*_: object) -> None:
+    """An exception, as of Ctrl-C, so that whatever a command has started is ended with it."""
+    print("ended by SIGTERM", file=sys.stderr)
+    sys.exit(128 + signal.SIGTERM)
+
+
+def main(root: Path, arguments: list[str] | None = None) -> int:
+    """Run one command; returns the exit status. `root` is the clone."""
+    signal.signal(signal.SIGTERM, _on_sigterm)
+    options = parser(root).parse_args(arguments)
+    try:
+        status = options.function(options)
+        if status == OK and getattr(options, "upload", False):
+            same = {"--build": "build", "--poll": "poll", "--delivery-dir": "delivery_dir"}
+            given = [word for k, v in same.items() for word in (k, str(getattr(options, v)))]
+            push = parser(root).parse_args(["push", *given])
+            return push.function(push)
+        return status
+    except TryAgainError as fault:
+        print(f"error: {fault}", file=sys.stderr)
+        return TRY_AGAIN
+    except UserError as mistake:
+        print(f"error: {mistake}", file=sys.stderr)
+        return USER_ERROR
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
