@@ -8,8 +8,8 @@ import yaml
 from conftest import ROOT
 
 from mathllm.batches import plan, runs
-from mathllm.batches.place import Place
 from mathllm.batches.plan import read_batch
+from mathllm.batches.workdir import Place
 from mathllm.errors import BatchError
 
 

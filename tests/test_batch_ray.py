@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT
 
 from mathllm.batches import on_ray
-from mathllm.batches.place import Place
+from mathllm.batches.workdir import Place
 from mathllm.errors import BatchError
 
 

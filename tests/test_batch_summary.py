@@ -11,10 +11,10 @@ from conftest import ROOT
 
 from mathllm.batches import runs
 from mathllm.batches.page import write_page
-from mathllm.batches.place import Place
 from mathllm.batches.plan import read_batch
 from mathllm.batches.plots import plot_setting
 from mathllm.batches.summary import summarise
+from mathllm.batches.workdir import Place
 from mathllm.errors import BatchError
 from mathllm.metrics import read, record
 

@@ -16,11 +16,11 @@ from standin import KaggleStandIn, Push, Run, Settings, failing, succeeding
 from mathllm.delivery import records
 from mathllm.delivery.client import Kaggle
 from mathllm.delivery.fetch import fetch
-from mathllm.delivery.patience import Patience
-from mathllm.delivery.place import Place
 from mathllm.delivery.push import Delivered, RunFailedError, push
 from mathllm.delivery.push import Push as PushOrder
+from mathllm.delivery.retry import Patience
 from mathllm.delivery.submit import Submit, submit
+from mathllm.delivery.workdir import Place
 from mathllm.errors import DeliveryError, TryAgainError
 
 QUICK = Patience(poll=0.02, first=0.02)

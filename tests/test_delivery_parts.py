@@ -11,9 +11,9 @@ import requests
 
 from mathllm.competition.protocol.submission_file import read_submission
 from mathllm.delivery import credentials, records
-from mathllm.delivery.patience import Patience, insist, is_passing
-from mathllm.delivery.place import Place
 from mathllm.delivery.refusals import explained
+from mathllm.delivery.retry import Patience, insist, is_passing
+from mathllm.delivery.workdir import Place
 from mathllm.errors import DeliveryError, ProblemFileError, TryAgainError
 
 QUICK = Patience(poll=0.01, first=0.001)

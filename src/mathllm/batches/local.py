@@ -3,9 +3,9 @@
 import time
 from pathlib import Path
 
-from mathllm.batches.place import Place
 from mathllm.batches.runs import Run
 from mathllm.batches.supervision import Supervised
+from mathllm.batches.workdir import Place
 from mathllm.environment import cores
 from mathllm.errors import ParameterError
 

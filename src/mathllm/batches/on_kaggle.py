@@ -18,9 +18,9 @@ from typing import Any
 
 import nbformat
 
-from mathllm.batches.elsewhere import unpack
-from mathllm.batches.place import KILLED, ORDER, Place, write_status
+from mathllm.batches.remote_run import unpack
 from mathllm.batches.runs import Run
+from mathllm.batches.workdir import KILLED, ORDER, Place, write_status
 from mathllm.competition.bundle import manifest
 from mathllm.competition.bundle.contents import KERNEL_TITLE, placeholders, slugify
 from mathllm.delivery.client import Kaggle
@@ -40,7 +40,7 @@ places = ("*", "*/*", "datasets/*/*", "datasets/*/*/*")
 found = [p for place in places for p in inputs.glob(place)]
 sys.path.insert(0, next(str(p) for p in found if (p / "mathllm" / "__init__.py").is_file()))"""
 _RUN = """\
-from mathllm.batches.elsewhere import run_elsewhere
+from mathllm.batches.remote_run import run_elsewhere
 from mathllm.paths import working_dir
 
 archive = run_elsewhere(order.encode(), os.cpu_count() or 1, minutes)

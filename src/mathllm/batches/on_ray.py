@@ -16,9 +16,9 @@ from typing import Any
 
 import grpc
 
-from mathllm.batches.elsewhere import unpack
-from mathllm.batches.place import KILLED, ORDER, Place, write_status
+from mathllm.batches.remote_run import unpack
 from mathllm.batches.runs import Run
+from mathllm.batches.workdir import KILLED, ORDER, Place, write_status
 from mathllm.environment import cores
 from mathllm.errors import BatchError
 
@@ -128,7 +128,7 @@ def _task(threads: int, minutes: float) -> Callable[[bytes], bytes]:
         from pathlib import Path
 
         sys.path.insert(0, str(Path.cwd() / "src"))
-        from mathllm.batches.elsewhere import run_elsewhere
+        from mathllm.batches.remote_run import run_elsewhere
 
         return run_elsewhere(order, threads, minutes)
 

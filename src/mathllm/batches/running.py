@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from mathllm import metrics, notebooks
-from mathllm.batches.place import DONE, ENVIRONMENT, FAILED, ORDER, write_status
 from mathllm.batches.settings import OUTPUT, RUN
 from mathllm.batches.supervision import end_marked
+from mathllm.batches.workdir import DONE, ENVIRONMENT, FAILED, ORDER, write_status
 from mathllm.environment import environment
 from mathllm.errors import UserError
 from mathllm.files import write_json

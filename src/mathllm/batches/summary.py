@@ -10,9 +10,9 @@ from typing import Any
 import polars as pl
 
 from mathllm import metrics
-from mathllm.batches.place import DONE, ENDED_BADLY, Place
 from mathllm.batches.plan import Batch
 from mathllm.batches.runs import Run
+from mathllm.batches.workdir import DONE, ENDED_BADLY, Place
 from mathllm.errors import BatchError
 from mathllm.parameters import mend_name
 

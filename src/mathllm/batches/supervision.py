@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-from mathllm.batches.place import DONE, FAILED, KILLED, LOG, TIMED_OUT, read_status, write_status
+from mathllm.batches.workdir import DONE, FAILED, KILLED, LOG, TIMED_OUT, read_status, write_status
 
 # Every process of a run has it in its environment, with the run's folder: notebooks' kernels
 # live in sessions of their own, so that a process group would not hold them.

@@ -16,9 +16,9 @@ from mathllm.errors import BatchError, ParameterError
 
 if TYPE_CHECKING:
     from mathllm.batches.engine import Engine
-    from mathllm.batches.place import Place
     from mathllm.batches.plan import Batch
     from mathllm.batches.runs import Run
+    from mathllm.batches.workdir import Place
 
 ASK_FROM = 100  # runs to do, above which --yes is needed
 MOST = 100_000  # runs of one batch: nobody waits for more
@@ -78,10 +78,10 @@ def add_commands(commands: argparse._SubParsersAction, root: Path) -> None:
 
 
 def run_batch(root: Path, options: argparse.Namespace) -> int:
-    from mathllm.batches.driving import drive, to_do
-    from mathllm.batches.place import Place
+    from mathllm.batches.driver import drive, to_do
     from mathllm.batches.plan import read_batch
     from mathllm.batches.runs import expand
+    from mathllm.batches.workdir import Place
     from mathllm.environment import commit
 
     _check_numbers(options)
@@ -144,11 +144,11 @@ def _engine(options: argparse.Namespace, place: "Place", root: Path, batch: "Bat
 def _on_kaggle(options: argparse.Namespace, place: "Place", root: Path, batch: "Batch") -> "Engine":
     from mathllm.batches.on_kaggle import OnKaggle
     from mathllm.competition.bundle import manifest
-    from mathllm.delivery import place as delivery
+    from mathllm.delivery import workdir as delivery
     from mathllm.delivery.client import Kaggle
     from mathllm.delivery.doctor import stale_file
-    from mathllm.delivery.patience import Patience
     from mathllm.delivery.push import bring_datasets
+    from mathllm.delivery.retry import Patience
 
     if stale := stale_file(root, manifest.verify(options.build)):
         raise BatchError(f"{options.build} is older than {stale}: run `build.py vendor` first")
@@ -184,7 +184,7 @@ def _list(place: "Place", runs: list["Run"], describe: Callable[["Run"], str]) -
 
 def _cost(batch: "Batch", place: "Place", runs: list["Run"], waiting: list["Run"]) -> str:
     """How many runs there are, and what those to do will cost as far as that is known."""
-    from mathllm.batches.place import DONE
+    from mathllm.batches.workdir import DONE
 
     statuses = [place.status(run.id) for run in runs]
     done = [s["seconds"] / 60 for s in statuses if s.get("status") == DONE and "seconds" in s]
@@ -209,8 +209,8 @@ def _conclude(batch: "Batch", place: "Place", runs: list["Run"]) -> int:
     import polars as pl
 
     from mathllm.batches.page import write_page
-    from mathllm.batches.place import DONE
     from mathllm.batches.summary import COUNT, MINUTES, SPREAD, summarise
+    from mathllm.batches.workdir import DONE
 
     summary = summarise(batch, place, runs)
     summary.runs.write_parquet(place.folder / "runs.parquet")

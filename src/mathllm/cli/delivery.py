@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from mathllm.cli.arguments import FAILED, OK, SAY, add_build, add_command, add_delivery
-from mathllm.delivery.place import Place
+from mathllm.delivery.workdir import Place
 from mathllm.settings import CURRENT
 
 
@@ -189,6 +189,6 @@ def run_fetch(options: argparse.Namespace) -> int:
 
 def _kaggle(options: argparse.Namespace):
     from mathllm.delivery.client import Kaggle
-    from mathllm.delivery.patience import Patience
+    from mathllm.delivery.retry import Patience
 
     return Kaggle(SAY, Patience.of(options.poll), options.dry_run)

@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mathllm.delivery.patience import Patience, insist, status_of
 from mathllm.delivery.refusals import explained, kernel_refusal
 from mathllm.delivery.replies import Dataset, Kernel, Pushed, Submission
+from mathllm.delivery.retry import Patience, insist, status_of
 from mathllm.delivery.signing import sign_in
 from mathllm.errors import DeliveryError, TryAgainError
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from mathllm.competition.bundle import contents, manifest
 from mathllm.delivery import credentials
 from mathllm.delivery.client import Kaggle
-from mathllm.delivery.patience import Patience
+from mathllm.delivery.retry import Patience
 from mathllm.errors import TryAgainError, UserError
 from mathllm.files import digest
 from mathllm.settings import CURRENT

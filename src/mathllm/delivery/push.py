@@ -14,8 +14,8 @@ from mathllm.competition.bundle import archives, manifest
 from mathllm.delivery import runs
 from mathllm.delivery.client import Kaggle
 from mathllm.delivery.datasets import Part, bring
-from mathllm.delivery.place import Place
 from mathllm.delivery.replies import COMPLETE, Pushed
+from mathllm.delivery.workdir import Place
 from mathllm.errors import DeliveryError
 
 

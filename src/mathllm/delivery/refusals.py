@@ -4,7 +4,7 @@ Knows HTTP's statuses and the names of calls. Knows nothing of the calls themsel
 """
 
 from mathllm.delivery import credentials
-from mathllm.delivery.patience import is_passing, reason, status_of
+from mathllm.delivery.retry import is_passing, reason, status_of
 from mathllm.errors import DeliveryError, TryAgainError
 
 

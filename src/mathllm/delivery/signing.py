@@ -8,7 +8,7 @@ from typing import Any
 import requests
 
 from mathllm.delivery import credentials
-from mathllm.delivery.patience import Patience, insist
+from mathllm.delivery.retry import Patience, insist
 from mathllm.errors import DeliveryError
 
 

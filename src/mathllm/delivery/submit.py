@@ -12,9 +12,9 @@ from typing import Any
 from mathllm.competition.bundle import manifest
 from mathllm.delivery import records
 from mathllm.delivery.client import Kaggle
-from mathllm.delivery.place import Place
 from mathllm.delivery.push import Delivered, finish
 from mathllm.delivery.replies import COMPLETE, Submission
+from mathllm.delivery.workdir import Place
 from mathllm.errors import DeliveryError
 from mathllm.settings import CURRENT
 

@@ -13,9 +13,9 @@ from tqdm import tqdm
 
 from mathllm import metrics
 from mathllm.batches.engine import Engine
-from mathllm.batches.place import DONE, ENDED_BADLY, Place
 from mathllm.batches.runs import Run
 from mathllm.batches.summary import missing
+from mathllm.batches.workdir import DONE, ENDED_BADLY, Place
 
 WAIT_SECONDS = 1.0
 

@@ -6,8 +6,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from mathllm.batches.place import ORDER
 from mathllm.batches.supervision import Supervised
+from mathllm.batches.workdir import ORDER
 
 _LOOK_SECONDS = 0.1
 
