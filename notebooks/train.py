@@ -93,7 +93,7 @@ from mathllm.paths import input_root, locate, locate_weights
 from mathllm.training.config import Compute, Saving, TrainConfig
 from mathllm.training.curves import plot_losses
 from mathllm.training.held_out import held_out_loss
-from mathllm.training.launch import Run, launch
+from mathllm.training.launch import TrainingRun, launch
 from mathllm.trm import load_backbone, load_checkpoint
 
 check_parameters(globals(), __annotations__)
@@ -168,7 +168,7 @@ plot_lengths(train_set)
 minutes = max(0.01, time_limit - (time.monotonic() - began) / 60) if time_limit else 0.0
 saving = Saving(resume, save_minutes, evaluate_steps=evaluate_steps, time_limit=minutes)
 folders = [str(path) for path in (source, train_set.folder, output, test_set.folder)]
-launch(Run(*folders, trm, config, compute, saving), processes)
+launch(TrainingRun(*folders, trm, config, compute, saving), processes)
 plot_losses(output / "metrics.jsonl")
 
 # %% [markdown]

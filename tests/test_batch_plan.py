@@ -9,7 +9,7 @@ from conftest import ROOT
 
 from mathllm.batches import plan, runs
 from mathllm.batches.plan import read_batch
-from mathllm.batches.workdir import Place
+from mathllm.batches.workdir import BatchFolder
 from mathllm.errors import BatchError
 
 
@@ -156,7 +156,7 @@ def test_a_number_that_nobody_lives_to_see_is_refused_at_once(tmp_path):
 
 def test_the_cost_follows_the_runs_that_are_done(tmp_path):
     path = batching.write_batch(tmp_path, grid={"width": [1, 2, 3]}, minutes=60)
-    place = Place(tmp_path / "out")
+    place = BatchFolder(tmp_path / "out")
     first = place.begin(runs.expand(read_batch(path, ROOT))[0], {})
     (first / "status.json").write_text(json.dumps({"status": "done", "seconds": 90}))
     (tmp_path / "out" / "batch.json").write_text("{}")

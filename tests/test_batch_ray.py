@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT
 
 from mathllm.batches import on_ray
-from mathllm.batches.workdir import Place
+from mathllm.batches.workdir import BatchFolder
 from mathllm.errors import BatchError
 
 
@@ -38,7 +38,7 @@ def test_ray_gives_what_local_processes_give(tmp_path):
 def refusal(address, folder, **asked):
     began = time.monotonic()
     with pytest.raises(BatchError) as caught:
-        on_ray.OnRay(Place(folder), ROOT, 1, address, **{"cpus": 1, "gpus": 0} | asked)
+        on_ray.OnRay(BatchFolder(folder), ROOT, 1, address, **{"cpus": 1, "gpus": 0} | asked)
     assert time.monotonic() - began < on_ray.ANSWER_SECONDS + 15
     return str(caught.value)
 

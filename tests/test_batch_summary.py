@@ -14,7 +14,7 @@ from mathllm.batches.page import write_page
 from mathllm.batches.plan import read_batch
 from mathllm.batches.plots import plot_setting
 from mathllm.batches.summary import summarise
-from mathllm.batches.workdir import Place
+from mathllm.batches.workdir import BatchFolder
 from mathllm.errors import BatchError
 from mathllm.metrics import read, record
 
@@ -23,7 +23,7 @@ def finished(folder, score, **keys):
     """A batch whose runs have `score(width, seed)`, a failure where that is a text."""
     path = batching.write_batch(folder, grid={"width": [1, 20, 3]}, seeds=2, **keys)
     batch = read_batch(path, ROOT)
-    place, expanded = Place(folder / "out"), runs.expand(batch)
+    place, expanded = BatchFolder(folder / "out"), runs.expand(batch)
     for run in expanded:
         value = score(run.settings["light", "width"], run.seed)
         where = place.begin(run, {})

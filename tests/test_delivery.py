@@ -18,12 +18,12 @@ from mathllm.delivery.client import Kaggle
 from mathllm.delivery.fetch import fetch
 from mathllm.delivery.push import Delivered, RunFailedError, push
 from mathllm.delivery.push import Push as PushOrder
-from mathllm.delivery.retry import Patience
+from mathllm.delivery.retry import RetryPolicy
 from mathllm.delivery.submit import Submit, submit
-from mathllm.delivery.workdir import Place
+from mathllm.delivery.workdir import DeliveryFolder
 from mathllm.errors import DeliveryError, TryAgainError
 
-QUICK = Patience(poll=0.02, first=0.02)
+QUICK = RetryPolicy(poll=0.02, first=0.02)
 SLUG = Settings().competition
 KERNEL = "carl/mathllm-submission"
 SOURCE, WEIGHTS = "carl/mathllm-source", "carl/mathllm-weights"
@@ -42,8 +42,8 @@ class Desk:
         return "\n".join(self.said)
 
     @property
-    def place(self) -> Place:
-        return Place(self.folder / "delivery")
+    def place(self) -> DeliveryFolder:
+        return DeliveryFolder(self.folder / "delivery")
 
     def kaggle(self, dry_run: bool = False) -> Kaggle:
         return Kaggle(self.said.append, QUICK, dry_run)

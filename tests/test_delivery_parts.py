@@ -12,11 +12,11 @@ import requests
 from mathllm.competition.protocol.submission_file import read_submission
 from mathllm.delivery import credentials, records
 from mathllm.delivery.refusals import explained
-from mathllm.delivery.retry import Patience, insist, is_passing
-from mathllm.delivery.workdir import Place
+from mathllm.delivery.retry import RetryPolicy, is_passing, retry
+from mathllm.delivery.workdir import DeliveryFolder
 from mathllm.errors import DeliveryError, ProblemFileError, TryAgainError
 
-QUICK = Patience(poll=0.01, first=0.001)
+QUICK = RetryPolicy(poll=0.01, first=0.001)
 
 
 def http_error(status: int, **headers: str) -> requests.HTTPError:
@@ -40,14 +40,14 @@ class Failing:
         return self.calls
 
 
-# ---------------------------------------------------------------------- patience
+# ---------------------------------------------------------------------- retry
 
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
 def test_what_passes_is_asked_again(status: int) -> None:
     ask = Failing(http_error(status), requests.ConnectionError("reset"))
     said: list[str] = []
-    assert insist("thing", ask, QUICK, said.append) == 3
+    assert retry("thing", ask, QUICK, said.append) == 3
     assert len(said) == 2
     assert all(line.startswith("thing: ") for line in said)
 
@@ -56,41 +56,41 @@ def test_what_passes_is_asked_again(status: int) -> None:
 def test_what_does_not_pass_is_asked_once(status: int) -> None:
     ask = Failing(http_error(status))
     with pytest.raises(requests.HTTPError):
-        insist("thing", ask, QUICK, print)
+        retry("thing", ask, QUICK, print)
     assert ask.calls == 1
 
 
-def test_patience_ends_in_a_word_to_try_again() -> None:
+def test_retrying_ends_in_a_word_to_try_again() -> None:
     ask = Failing(*[requests.ConnectionError("refused")] * 99)
     with pytest.raises(TryAgainError, match=r"no connection to Kaggle \(thing\): repeat"):
-        insist("thing", ask, QUICK, lambda _: None)
+        retry("thing", ask, QUICK, lambda _: None)
     assert ask.calls == QUICK.tries
 
 
 def test_retry_after_is_kept_to() -> None:
     ask = Failing(http_error(429, Retry_After="1"))
     began = time.monotonic()
-    insist("thing", ask, QUICK, lambda _: None)
+    retry("thing", ask, QUICK, lambda _: None)
     assert time.monotonic() - began >= 1.0
 
 
 def test_too_long_a_wait_is_left_to_the_person() -> None:
     ask = Failing(http_error(429, Retry_After="3600"))
     with pytest.raises(TryAgainError, match="60 minutes"):
-        insist("thing", ask, QUICK, lambda _: None)
+        retry("thing", ask, QUICK, lambda _: None)
     assert ask.calls == 1
 
 
 def test_a_change_whose_reply_was_lost_is_not_made_twice() -> None:
     ask = Failing(requests.ConnectionError("reply lost"))
-    assert insist("thing", ask, QUICK, lambda _: None, settled=lambda: "done") == "done"
+    assert retry("thing", ask, QUICK, lambda _: None, already_done=lambda: "done") == "done"
     assert ask.calls == 1
 
 
 def test_a_look_that_fails_does_not_hide_the_change() -> None:
     ask = Failing(requests.ConnectionError("lost"), requests.ConnectionError("lost"))
     looks = Failing(requests.ConnectionError("lost"))
-    assert insist("thing", ask, QUICK, lambda _: None, settled=looks) == 2
+    assert retry("thing", ask, QUICK, lambda _: None, already_done=looks) == 2
     assert (ask.calls, looks.calls) == (2, 2)
 
 
@@ -247,7 +247,7 @@ def test_half_a_submission_is_refused(tmp_path: Path) -> None:
 
 
 def _hold(folder: Path, held: "multiprocessing.Event", release: "multiprocessing.Event") -> None:
-    with Place(folder).alone(print):
+    with DeliveryFolder(folder).alone(print):
         held.set()
         release.wait(30)
 
@@ -264,7 +264,7 @@ def test_a_second_command_waits_and_says_for_whom(tmp_path: Path) -> None:
         said.append(line)
         release.set()
 
-    with Place(tmp_path).alone(say):
+    with DeliveryFolder(tmp_path).alone(say):
         assert said == [f"process {other.pid} delivers from here already: waiting"]
     other.join(30)
 
@@ -278,5 +278,5 @@ def test_a_killed_command_does_not_keep_others_out(tmp_path: Path) -> None:
     other.kill()
     other.join(30)
     said: list[str] = []
-    with Place(tmp_path).alone(said.append):
+    with DeliveryFolder(tmp_path).alone(said.append):
         assert said == []

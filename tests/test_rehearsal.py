@@ -24,7 +24,7 @@ from mathllm.competition.rehearsal.guard import is_loopback
 from mathllm.competition.rehearsal.isolation import Isolation
 from mathllm.competition.rehearsal.kaggle_folders import lay_out_folders, session_environment
 from mathllm.competition.rehearsal.rehearse import WORKING_TREE, Rehearsal, rehearse, truth_of
-from mathllm.competition.rehearsal.scorecard import Run, conclusion, table
+from mathllm.competition.rehearsal.scorecard import PlayedRun, conclusion, table
 from mathllm.data.problems import read_problems
 from mathllm.errors import BundleError
 from mathllm.settings import CURRENT
@@ -200,7 +200,7 @@ def own_processes(word: str) -> list[psutil.Process]:
 
 @pytest.mark.parametrize("isolation", ["guard"], indirect=True)
 def test_a_rerun_works_without_a_namespace(play):
-    run = Run(1, "rerun 1", play.folders.working("rerun-1"))
+    run = PlayedRun(1, "rerun 1", play.folders.working("rerun-1"))
     session.rerun(play, run)
     assert sorted(run.submitted) == play.problems
     assert Path(run.package).is_relative_to(play.folders.input_root)
@@ -218,7 +218,7 @@ def test_a_process_that_dies_ends_the_run_with_its_last_lines(play, victim, word
             for process in own_processes(victim):
                 process.send_signal(signal.SIGKILL)
 
-    run = Run(1, "rerun 1", play.folders.working("rerun-1"))
+    run = PlayedRun(1, "rerun 1", play.folders.working("rerun-1"))
     with pytest.raises(session.RunError, match=rf"(?s){words}.*last lines of the kernel"):
         session.rerun(
             session.Play(**{**vars(play), "say": kill}),
@@ -320,7 +320,7 @@ def test_a_file_of_problems_that_is_none_is_refused_with_status_2(build, tmp_pat
 
 
 def test_a_package_from_elsewhere_fails_the_run(play):
-    run = Run(0, "commit run", play.folders.working("commit-run"), package=str(WORKING_TREE))
+    run = PlayedRun(0, "commit run", play.folders.working("commit-run"), package=str(WORKING_TREE))
     with pytest.raises(session.RunError, match="not from what was vendored"):
         session._check(play, run, run.folder)
 
@@ -342,9 +342,9 @@ def answered(id_: str, answer: int, fault: str | None = None) -> dict:
 
 
 def test_the_scorecard_counts_both_runs_and_names_what_differs_or_failed():
-    def run(number: int, answers: dict[str, int], faults: dict[str, str]) -> Run:
+    def run(number: int, answers: dict[str, int], faults: dict[str, str]) -> PlayedRun:
         entries = {id_: answered(id_, n, faults.get(id_)) for id_, n in answers.items()}
-        return Run(number, f"rerun {number}", Path(), answers=entries, submitted=answers)
+        return PlayedRun(number, f"rerun {number}", Path(), answers=entries, submitted=answers)
 
     truth = {"a": 1, "b": 2, "c": 3}
     first = run(1, {"a": 1, "b": 2, "c": 0, "d": 9}, {"c": "ValueError: x"})
@@ -353,7 +353,9 @@ def test_the_scorecard_counts_both_runs_and_names_what_differs_or_failed():
     assert lines[2].split() == ["a", "1", "1", "1", "2", "of", "2", "3/4", "3/4", "2.0"]
     assert lines[3].split() == ["b", "2", "5", "2", "1", "of", "2", "3/4", "3/4", "2.0"]
     assert lines[5].split()[:5] == ["d", "9", "9", "-", "-"]
-    text = conclusion(["a", "b", "c", "d"], truth, Run(0, "commit run", Path()), [first, second])
+    text = conclusion(
+        ["a", "b", "c", "d"], truth, PlayedRun(0, "commit run", Path()), [first, second]
+    )
     assert "1.5 of 3" in text
     assert "3 of 4 answers the same in all reruns; others: b" in text
     assert "rerun 1: 1 answered with 0, first ValueError: x" in text

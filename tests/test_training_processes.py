@@ -20,7 +20,7 @@ from mathllm.data.tokens import TokenSet
 from mathllm.errors import ParameterError, TrainingError
 from mathllm.training import state
 from mathllm.training.config import Saving, TrainConfig
-from mathllm.training.launch import Run, launch, read_run, run_training, write_run
+from mathllm.training.launch import TrainingRun, launch, read_run, run_training, write_run
 
 TINY = ROOT / "assets" / "tiny"
 CONFIG = TrainConfig(batch=500, epochs=1, lr=1e-3, warmup_steps=2)
@@ -35,9 +35,9 @@ def token_folder(tmp_path_factory) -> Path:
     return TokenSet.of(examples).save(tmp_path_factory.mktemp("tokens"))
 
 
-def described(tokens: Path, output: Path, config: TrainConfig = CONFIG) -> Run:
+def described(tokens: Path, output: Path, config: TrainConfig = CONFIG) -> TrainingRun:
     trm = {"n": 1, "T": 2, "N_sup": 2}
-    return Run(str(TINY), str(tokens), str(output), trm=trm, config=config)
+    return TrainingRun(str(TINY), str(tokens), str(output), trm=trm, config=config)
 
 
 def weights(output: Path) -> dict[str, torch.Tensor]:

@@ -15,19 +15,19 @@ from mathllm import metrics
 from mathllm.batches.engine import Engine
 from mathllm.batches.runs import Run
 from mathllm.batches.summary import missing
-from mathllm.batches.workdir import DONE, ENDED_BADLY, Place
+from mathllm.batches.workdir import DONE, ENDED_BADLY, BatchFolder
 
 WAIT_SECONDS = 1.0
 
 
-def to_do(place: Place, runs: list[Run], retry_failed: bool) -> list[Run]:
+def to_do(place: BatchFolder, runs: list[Run], retry_failed: bool) -> list[Run]:
     """Runs that have no result, and with `retry_failed` those that ended badly."""
     passed = (DONE,) if retry_failed else (DONE, *ENDED_BADLY)
     return [run for run in runs if place.status(run.id).get("status") not in passed]
 
 
 def drive(
-    place: Place,
+    place: BatchFolder,
     engine: Engine,
     runs: list[Run],
     waiting: list[Run],
@@ -65,7 +65,7 @@ def drive(
             engine.close()
 
 
-def _line(name: str, run_id: str, status: dict[str, Any], place: Place, metric: str) -> str:
+def _line(name: str, run_id: str, status: dict[str, Any], place: BatchFolder, metric: str) -> str:
     seconds = f"{status.get('seconds', 0):.0f} s"
     if status["status"] != DONE:
         return f"{run_id}  {name}  {status['status']} after {seconds}: {status['message']}"
@@ -74,7 +74,7 @@ def _line(name: str, run_id: str, status: dict[str, Any], place: Place, metric: 
     return f"{run_id}  {name}  {metric} {shown}, {seconds}"
 
 
-def _warn(say: Callable[[str], None], place: Place, run_id: str, metric: str) -> bool:
+def _warn(say: Callable[[str], None], place: BatchFolder, run_id: str, metric: str) -> bool:
     """Say at the first run that its metric is not there, not after the last."""
     found = metrics.read(place.run(run_id))
     if metric in found:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mathllm.batches.runs import Run
 from mathllm.batches.supervision import Supervised
-from mathllm.batches.workdir import Place
+from mathllm.batches.workdir import BatchFolder
 from mathllm.environment import cores
 from mathllm.errors import ParameterError
 
@@ -20,7 +20,7 @@ class Local:
 
     def __init__(
         self,
-        place: Place,
+        place: BatchFolder,
         root: Path,
         minutes: float,
         jobs: int,

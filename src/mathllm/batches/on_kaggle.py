@@ -20,7 +20,7 @@ import nbformat
 
 from mathllm.batches.remote_run import unpack
 from mathllm.batches.runs import Run
-from mathllm.batches.workdir import KILLED, ORDER, Place, write_status
+from mathllm.batches.workdir import KILLED, ORDER, BatchFolder, write_status
 from mathllm.competition.bundle import manifest
 from mathllm.competition.bundle.contents import KERNEL_TITLE, placeholders, slugify
 from mathllm.delivery.client import Kaggle
@@ -40,10 +40,10 @@ places = ("*", "*/*", "datasets/*/*", "datasets/*/*/*")
 found = [p for place in places for p in inputs.glob(place)]
 sys.path.insert(0, next(str(p) for p in found if (p / "mathllm" / "__init__.py").is_file()))"""
 _RUN = """\
-from mathllm.batches.remote_run import run_elsewhere
+from mathllm.batches.remote_run import run_remote
 from mathllm.paths import working_dir
 
-archive = run_elsewhere(order.encode(), os.cpu_count() or 1, minutes)
+archive = run_remote(order.encode(), os.cpu_count() or 1, minutes)
 (working_dir() / "{archive}").write_bytes(archive)"""
 
 
@@ -55,7 +55,7 @@ class OnKaggle:
 
     def __init__(
         self,
-        place: Place,
+        place: BatchFolder,
         kaggle: Kaggle,
         sources: list[str],
         title: str,
@@ -75,11 +75,11 @@ class OnKaggle:
         self._line.append(run.id)
 
     def wait(self, seconds: float) -> list[str]:
-        """As slow as the client's patience: Kaggle counts requests."""
+        """As slow as the client's own: Kaggle counts requests."""
         lost = self._push_some()
         if lost or not self._running:
             return lost
-        time.sleep(max(seconds, self._kaggle.patience.poll))
+        time.sleep(max(seconds, self._kaggle.policy.poll))
         ended = []
         for run_id, ref in list(self._running.items()):
             status, message = self._kaggle.run_status(ref)
@@ -126,7 +126,7 @@ class OnKaggle:
                 return ref
         after = before.version if before else 0
 
-        def settled() -> Pushed | None:
+        def already_done() -> Pushed | None:
             found = self._kaggle.kernel(ref)
             there = found is not None and found.version > after and mark in found.source
             return Pushed(ref, found.version, "", []) if there else None
@@ -134,7 +134,7 @@ class OnKaggle:
         with tempfile.TemporaryDirectory() as folder:
             self._stage(Path(folder), names, order, mark)
             seconds = int(60 * (self._minutes + SLACK_MINUTES))
-            pushed = self._kaggle.push_kernel(Path(folder), settled, seconds)
+            pushed = self._kaggle.push_kernel(Path(folder), already_done, seconds)
         if pushed is None or pushed.refused:
             refused = ", ".join(pushed.refused if pushed else [])
             raise DeliveryError(f"{ref} runs without {refused}, which Kaggle did not attach")

@@ -18,7 +18,7 @@ import grpc
 
 from mathllm.batches.remote_run import unpack
 from mathllm.batches.runs import Run
-from mathllm.batches.workdir import KILLED, ORDER, Place, write_status
+from mathllm.batches.workdir import KILLED, ORDER, BatchFolder, write_status
 from mathllm.environment import cores
 from mathllm.errors import BatchError
 
@@ -34,7 +34,7 @@ class OnRay:
     slots = _AT_ONCE
 
     def __init__(
-        self, place: Place, root: Path, minutes: float, address: str, cpus: int, gpus: float
+        self, place: BatchFolder, root: Path, minutes: float, address: str, cpus: int, gpus: float
     ):
         self._place, self._minutes, self._cpus = place, minutes, cpus
         _check_answer(address)
@@ -128,9 +128,9 @@ def _task(threads: int, minutes: float) -> Callable[[bytes], bytes]:
         from pathlib import Path
 
         sys.path.insert(0, str(Path.cwd() / "src"))
-        from mathllm.batches.remote_run import run_elsewhere
+        from mathllm.batches.remote_run import run_remote
 
-        return run_elsewhere(order, threads, minutes)
+        return run_remote(order, threads, minutes)
 
     return run
 

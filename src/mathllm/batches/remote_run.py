@@ -12,7 +12,7 @@ from mathllm.batches.workdir import ORDER
 _LOOK_SECONDS = 0.1
 
 
-def run_elsewhere(order: bytes, threads: int, minutes: float) -> bytes:
+def run_remote(order: bytes, threads: int, minutes: float) -> bytes:
     """Run in a folder of its own; all that the run left, as an archive."""
     with tempfile.TemporaryDirectory(prefix="mathllm-run-") as temporary:
         folder = Path(temporary).resolve()
@@ -31,6 +31,6 @@ def run_elsewhere(order: bytes, threads: int, minutes: float) -> bytes:
 
 
 def unpack(archive: bytes, folder: Path) -> None:
-    """Lay out what `run_elsewhere` has returned. Raises tarfile.TarError where it is no archive."""
+    """Lay out what `run_remote` has returned. Raises tarfile.TarError where it is no archive."""
     with tarfile.open(fileobj=io.BytesIO(archive)) as opened:
         opened.extractall(folder, filter="data")

@@ -12,7 +12,7 @@ import polars as pl
 from mathllm import metrics
 from mathllm.batches.plan import Batch
 from mathllm.batches.runs import Run
-from mathllm.batches.workdir import DONE, ENDED_BADLY, Place
+from mathllm.batches.workdir import DONE, ENDED_BADLY, BatchFolder
 from mathllm.errors import BatchError
 from mathllm.parameters import mend_name
 
@@ -40,7 +40,7 @@ def missing(metric: str, found: list[str]) -> str:
     return f"no metric {metric} in {metrics.METRICS}: {mend_name(metric, found)}"
 
 
-def summarise(batch: Batch, place: Place, runs: list[Run]) -> Summary:
+def summarise(batch: Batch, place: BatchFolder, runs: list[Run]) -> Summary:
     """Compare what is there so far. Raises BatchError when no result has the metric."""
     rows = [_row(batch, place, run) for run in runs]
     settings = [batch.label(setting) for setting in batch.varied]
@@ -59,7 +59,7 @@ def summarise(batch: Batch, place: Place, runs: list[Run]) -> Summary:
     return Summary(frame, _table(frame, batch, settings, names), settings, failures)
 
 
-def _row(batch: Batch, place: Place, run: Run) -> dict[str, Any]:
+def _row(batch: Batch, place: BatchFolder, run: Run) -> dict[str, Any]:
     found = place.status(run.id)
     status = found.get("status", WAITING)
     done = status == DONE

@@ -37,7 +37,7 @@ FAILED, TIMED_OUT, KILLED = "failed", "timed out", "killed"
 ENDED_BADLY = (FAILED, TIMED_OUT, KILLED)
 
 
-class Place:
+class BatchFolder:
     """The folder of one batch."""
 
     def __init__(self, folder: Path):

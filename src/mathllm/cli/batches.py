@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mathllm.batches.engine import Engine
     from mathllm.batches.plan import Batch
     from mathllm.batches.runs import Run
-    from mathllm.batches.workdir import Place
+    from mathllm.batches.workdir import BatchFolder
 
 ASK_FROM = 100  # runs to do, above which --yes is needed
 MOST = 100_000  # runs of one batch: nobody waits for more
@@ -81,14 +81,14 @@ def run_batch(root: Path, options: argparse.Namespace) -> int:
     from mathllm.batches.driver import drive, to_do
     from mathllm.batches.plan import read_batch
     from mathllm.batches.runs import expand
-    from mathllm.batches.workdir import Place
+    from mathllm.batches.workdir import BatchFolder
     from mathllm.environment import commit
 
     _check_numbers(options)
     batch = read_batch(options.file, root)
     if batch.count > MOST:
         raise BatchError(f"{batch.path} has {batch.count:,} runs, more than {MOST:,}: vary less")
-    place = Place(options.folder or root / "runs" / "batches" / batch.path.stem)
+    place = BatchFolder(options.folder or root / "runs" / "batches" / batch.path.stem)
     runs = expand(batch)
     describe = partial(_describe, batch)
     if options.dry_run:
@@ -126,7 +126,9 @@ def _owner(path: Path, root: Path) -> str:
     return str(path.relative_to(root) if path.is_relative_to(root) else path)
 
 
-def _engine(options: argparse.Namespace, place: "Place", root: Path, batch: "Batch") -> "Engine":
+def _engine(
+    options: argparse.Namespace, place: "BatchFolder", root: Path, batch: "Batch"
+) -> "Engine":
     if options.ray:
         from mathllm.batches.on_ray import OnRay
 
@@ -141,19 +143,21 @@ def _engine(options: argparse.Namespace, place: "Place", root: Path, batch: "Bat
     return Local(place, root, batch.minutes, jobs, options.cpus, found)
 
 
-def _on_kaggle(options: argparse.Namespace, place: "Place", root: Path, batch: "Batch") -> "Engine":
+def _on_kaggle(
+    options: argparse.Namespace, place: "BatchFolder", root: Path, batch: "Batch"
+) -> "Engine":
     from mathllm.batches.on_kaggle import OnKaggle
     from mathllm.competition.bundle import manifest
     from mathllm.delivery import workdir as delivery
     from mathllm.delivery.client import Kaggle
     from mathllm.delivery.doctor import stale_file
     from mathllm.delivery.push import bring_datasets
-    from mathllm.delivery.retry import Patience
+    from mathllm.delivery.retry import RetryPolicy
 
     if stale := stale_file(root, manifest.verify(options.build)):
         raise BatchError(f"{options.build} is older than {stale}: run `build.py vendor` first")
-    kaggle = Kaggle(SAY, Patience.of(options.poll))
-    there = delivery.Place(options.delivery_dir)
+    kaggle = Kaggle(SAY, RetryPolicy.of(options.poll))
+    there = delivery.DeliveryFolder(options.delivery_dir)
     with there.alone(SAY):
         sources = bring_datasets(kaggle, options.build, there)
     return OnKaggle(
@@ -173,7 +177,7 @@ def _describe(batch: "Batch", run: "Run") -> str:
     return ", ".join(f"{batch.label(s)} {value}" for s, value in given.items()) or "the only run"
 
 
-def _list(place: "Place", runs: list["Run"], describe: Callable[["Run"], str]) -> None:
+def _list(place: "BatchFolder", runs: list["Run"], describe: Callable[["Run"], str]) -> None:
     from mathllm.batches.summary import WAITING
 
     for run in runs[:SHOWN]:
@@ -182,7 +186,7 @@ def _list(place: "Place", runs: list["Run"], describe: Callable[["Run"], str]) -
         SAY(f"and {len(runs) - SHOWN:,} more")
 
 
-def _cost(batch: "Batch", place: "Place", runs: list["Run"], waiting: list["Run"]) -> str:
+def _cost(batch: "Batch", place: "BatchFolder", runs: list["Run"], waiting: list["Run"]) -> str:
     """How many runs there are, and what those to do will cost as far as that is known."""
     from mathllm.batches.workdir import DONE
 
@@ -204,7 +208,7 @@ def _span(minutes: float) -> str:
     return f"{hours:.1f} hours" if hours < 72 else f"{hours / 24:,.0f} days"
 
 
-def _conclude(batch: "Batch", place: "Place", runs: list["Run"]) -> int:
+def _conclude(batch: "Batch", place: "BatchFolder", runs: list["Run"]) -> int:
     """Write and print the comparison; the exit status."""
     import polars as pl
 

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from mathllm.cli.arguments import FAILED, OK, SAY, add_build, add_command, add_delivery
-from mathllm.delivery.workdir import Place
+from mathllm.delivery.workdir import DeliveryFolder
 from mathllm.settings import CURRENT
 
 
@@ -121,7 +121,7 @@ def _add_shared(command: argparse.ArgumentParser, root: Path) -> None:
 def run_push(options: argparse.Namespace) -> int:
     from mathllm.delivery.push import Push, RunFailedError, push
 
-    place = Place(options.delivery_dir)
+    place = DeliveryFolder(options.delivery_dir)
     order = Push(options.build, place, options.again, options.follow)
     with place.alone(SAY):
         try:
@@ -143,7 +143,7 @@ def run_submit(root: Path, options: argparse.Namespace) -> int:
     from mathllm.delivery.push import RunFailedError
     from mathllm.delivery.submit import ERROR, Submit, submit
 
-    place = Place(options.delivery_dir)
+    place = DeliveryFolder(options.delivery_dir)
     order = Submit(
         build=options.build,
         place=place,
@@ -189,6 +189,6 @@ def run_fetch(options: argparse.Namespace) -> int:
 
 def _kaggle(options: argparse.Namespace):
     from mathllm.delivery.client import Kaggle
-    from mathllm.delivery.retry import Patience
+    from mathllm.delivery.retry import RetryPolicy
 
-    return Kaggle(SAY, Patience.of(options.poll), options.dry_run)
+    return Kaggle(SAY, RetryPolicy.of(options.poll), options.dry_run)

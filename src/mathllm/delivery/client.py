@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mathllm.delivery.refusals import explained, kernel_refusal
-from mathllm.delivery.replies import Dataset, Kernel, Pushed, Submission
-from mathllm.delivery.retry import Patience, insist, status_of
+from mathllm.delivery.replies import Dataset, Kernel, Pushed, SubmissionStatus
+from mathllm.delivery.retry import RetryPolicy, retry, status_of
 from mathllm.delivery.signing import sign_in
 from mathllm.errors import DeliveryError, TryAgainError
 
@@ -27,12 +27,12 @@ class Kaggle:
     """The client, signed in. With `dry_run`, what would change something is said, not done."""
 
     def __init__(
-        self, say: Callable[[str], None], patience: Patience | None = None, dry_run: bool = False
+        self, say: Callable[[str], None], policy: RetryPolicy | None = None, dry_run: bool = False
     ):
         self.say = say
-        self.patience = patience or Patience()
+        self.policy = policy or RetryPolicy()
         self.dry_run = dry_run
-        self._api = sign_in(self.patience, say)
+        self._api = sign_in(self.policy, say)
         self.user: str = self._api.config_values["username"]
 
     # ------------------------------------------------------------------ datasets
@@ -64,12 +64,12 @@ class Kaggle:
         notes: str,
         new: bool,
         uploads: Path,
-        settled: Callable[[], bool],
+        already_done: Callable[[], bool],
     ) -> None:
         """Upload the files of `stage()` and make them a dataset, or the next version of one.
 
         `uploads` keeps what the client remembers of half-sent files, so that the same call
-        goes on with them. `settled` tells whether the version is there by now.
+        goes on with them. `already_done` tells whether the version is there by now.
         """
         ref = metadata["id"]
         what = f"datasets {'create' if new else 'version'} {ref}"
@@ -102,8 +102,8 @@ class Kaggle:
             with self._api.build_kaggle_client() as client:
                 calls = client.datasets.dataset_api_client
                 call = calls.create_dataset if new else calls.create_dataset_version
-                answer = self._change(what, lambda: call(request), settled)
-        if answer is not True and (answer.status or "ok").lower() != "ok" and not settled():
+                answer = self._change(what, lambda: call(request), already_done)
+        if answer is not True and (answer.status or "ok").lower() != "ok" and not already_done():
             raise DeliveryError(f"{what}: Kaggle refused it: {answer.error or answer.status}")
 
     # ------------------------------------------------------------------- kernels
@@ -122,7 +122,7 @@ class Kaggle:
         return Kernel(ref, found.metadata.current_version_number or 0, found.blob.source or "")
 
     def push_kernel(
-        self, folder: Path, settled: Callable[[], Pushed | None], seconds: int | None = None
+        self, folder: Path, already_done: Callable[[], Pushed | None], seconds: int | None = None
     ) -> Pushed | None:
         """Push the kernel in `folder`, to run `seconds` at most; None in a dry run."""
         metadata = json.loads((folder / "kernel-metadata.json").read_text(encoding="utf-8"))
@@ -132,7 +132,7 @@ class Kaggle:
         # The client prints advice on titles that are checked before.
         with contextlib.redirect_stdout(io.StringIO()):
             ask = lambda: self._api.kernels_push(str(folder), seconds)  # noqa: E731
-            answer = self._change(what, ask, settled)
+            answer = self._change(what, ask, already_done)
         if isinstance(answer, Pushed):
             return answer
         if answer.error:
@@ -182,12 +182,12 @@ class Kaggle:
         found = self._read(f"competitions submission-limits {slug}", ask)
         return found.num_allowed_now, found.num_today
 
-    def submissions(self, slug: str) -> list[Submission]:
+    def submissions(self, slug: str) -> list[SubmissionStatus]:
         """The newest ones first, a page of them."""
         ask = lambda: self._api.competition_submissions(slug, page_size=100)  # noqa: E731
         found = self._read(f"competitions submissions {slug}", ask) or []
         return [
-            Submission(
+            SubmissionStatus(
                 ref=one.ref,
                 description=one.description or "",
                 status=one.status.name.lower(),
@@ -207,7 +207,7 @@ class Kaggle:
         version: int,
         file: str,
         message: str,
-        settled: Callable[[], int | None],
+        already_done: Callable[[], int | None],
     ) -> int | None:
         """Submit a kernel's version; the submission's number, None in a dry run."""
         what = f"competitions submit {slug} -k {kernel} -v {version} -f {file}"
@@ -216,7 +216,7 @@ class Kaggle:
         ask = lambda: self._api.competition_submit_code(  # noqa: E731
             file, message, slug, kernel, version, quiet=True
         )
-        answer = self._change(what, ask, settled)
+        answer = self._change(what, ask, already_done)
         if isinstance(answer, int):
             return answer
         if not answer.ref:
@@ -235,17 +235,17 @@ class Kaggle:
         if self.dry_run:
             self.say(f"calls       {what}")
         try:
-            return insist(what, ask, self.patience, self.say)
+            return retry(what, ask, self.policy, self.say)
         except Exception as fault:
             if status_of(fault) in absent:
                 return None
             raise explained(what, fault) from fault
 
     def _change(
-        self, what: str, ask: Callable[[], Answer], settled: Callable[[], Any | None]
+        self, what: str, ask: Callable[[], Answer], already_done: Callable[[], Any | None]
     ) -> Any:
         try:
-            return insist(what, ask, self.patience, self.say, lambda: settled() or None)
+            return retry(what, ask, self.policy, self.say, lambda: already_done() or None)
         except Exception as fault:
             raise explained(what, fault) from fault
 

@@ -77,11 +77,11 @@ def _send(kaggle: Kaggle, part: Part, uploads: Path, new: bool, after: int) -> N
     note = f"{_MARK}{part.digest}"
     metadata = part.metadata | {"description": f"{part.metadata['subtitle']}\n\n{note}"}
 
-    def settled() -> bool:
+    def already_done() -> bool:
         found = kaggle.dataset(part.ref)
         return found is not None and found.version > after and content_of(found) == part.digest
 
-    kaggle.send_dataset(part.stage, metadata, note, new, uploads, settled)
+    kaggle.send_dataset(part.stage, metadata, note, new, uploads, already_done)
 
 
 def _await_ready(kaggle: Kaggle, part: Part) -> int:
@@ -102,4 +102,4 @@ def _await_ready(kaggle: Kaggle, part: Part) -> int:
         if status != said:
             kaggle.say(f"{part.ref}: Kaggle is working on it ({status.replace('_', ' ')})")
             said = status
-        time.sleep(kaggle.patience.poll)
+        time.sleep(kaggle.policy.poll)

@@ -17,7 +17,7 @@ from pathlib import Path
 from mathllm.competition.bundle import contents, manifest
 from mathllm.delivery import credentials
 from mathllm.delivery.client import Kaggle
-from mathllm.delivery.retry import Patience
+from mathllm.delivery.retry import RetryPolicy
 from mathllm.errors import TryAgainError, UserError
 from mathllm.files import digest
 from mathllm.settings import CURRENT
@@ -166,7 +166,7 @@ def _kaggle() -> Iterator[Finding]:
     if credentials.find() is None:
         return
     try:
-        kaggle = Kaggle(lambda _: None, Patience(tries=2))
+        kaggle = Kaggle(lambda _: None, RetryPolicy(tries=2))
         files = kaggle.competition_files(CURRENT.slug)
         left, made = kaggle.submissions_left(CURRENT.slug)
     except TryAgainError as fault:

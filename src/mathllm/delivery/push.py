@@ -15,7 +15,7 @@ from mathllm.delivery import runs
 from mathllm.delivery.client import Kaggle
 from mathllm.delivery.datasets import Part, bring
 from mathllm.delivery.replies import COMPLETE, Pushed
-from mathllm.delivery.workdir import Place
+from mathllm.delivery.workdir import DeliveryFolder
 from mathllm.errors import DeliveryError
 
 
@@ -25,7 +25,7 @@ class Push:
     `follow` the run is left alone once it was started."""
 
     build: Path
-    place: Place
+    place: DeliveryFolder
     again: bool = False
     follow: bool = True
 
@@ -59,7 +59,7 @@ def push(kaggle: Kaggle, order: Push) -> Delivered | None:
     return finish(kaggle, order.place, delivered)
 
 
-def bring_datasets(kaggle: Kaggle, build: Path, place: Place) -> list[str]:
+def bring_datasets(kaggle: Kaggle, build: Path, place: DeliveryFolder) -> list[str]:
     """Have the bundle's datasets on Kaggle, ready; OWNER/SLUG/VERSION of each."""
     _check_owner(kaggle, manifest.read_metadata(build, manifest.KERNEL)["id"])
     digests = manifest.describe(build).digests
@@ -70,7 +70,7 @@ def bring_datasets(kaggle: Kaggle, build: Path, place: Place) -> list[str]:
     return sources
 
 
-def finish(kaggle: Kaggle, place: Place, delivered: Delivered) -> Delivered:
+def finish(kaggle: Kaggle, place: DeliveryFolder, delivered: Delivered) -> Delivered:
     """Follow the run to its end and fetch its output; at once where that was done before."""
     ref, version = delivered.ref, delivered.version
     slug = ref.split("/")[1]
@@ -100,7 +100,7 @@ def _check_owner(kaggle: Kaggle, ref: str) -> None:
         )
 
 
-def _part(build: Path, place: Place, name: str, digest: str) -> Part:
+def _part(build: Path, place: DeliveryFolder, name: str, digest: str) -> Part:
     folder = place.uploads / f"{Path(name).name}-{digest[:12]}"
     return Part(
         metadata=manifest.read_metadata(build, name),
@@ -118,13 +118,13 @@ def _push_kernel(
         return Delivered(ref, before.version, identity)
     after = 0 if before is None else before.version
 
-    def settled() -> Pushed | None:
+    def already_done() -> Pushed | None:
         found = kaggle.kernel(ref)
         if found is None or found.version <= after or identity not in found.source:
             return None
         return Pushed(ref, found.version, f"https://www.kaggle.com/code/{ref}", [])
 
-    pushed = kaggle.push_kernel(_stage_kernel(order, sources), settled)
+    pushed = kaggle.push_kernel(_stage_kernel(order, sources), already_done)
     if pushed is None:
         return None
     if pushed.ref.lower() != ref.lower():

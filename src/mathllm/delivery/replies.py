@@ -40,7 +40,7 @@ class Pushed:
 
 
 @dataclass(frozen=True)
-class Submission:
+class SubmissionStatus:
     """`status` is pending, complete or error; scores are texts, empty until there are any."""
 
     ref: int

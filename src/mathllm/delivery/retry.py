@@ -21,7 +21,7 @@ _PASSING = frozenset({TOO_MANY, 500, 502, 503, 504})
 
 
 @dataclass(frozen=True)
-class Patience:
+class RetryPolicy:
     """Seconds: `poll` between two looks at something that takes long; `first` before asking
     again after a failure, doubled each time; `longest` that a server may make us wait."""
 
@@ -31,7 +31,7 @@ class Patience:
     longest: float = 120.0
 
     @classmethod
-    def of(cls, poll: float) -> "Patience":
+    def of(cls, poll: float) -> "RetryPolicy":
         """The one for a person who gives `poll`. Raises ParameterError unless it is above 0."""
         if not poll > 0:
             raise ParameterError(f"--poll {poll:g}: give seconds, more than 0")
@@ -61,47 +61,47 @@ def asked_for(fault: Exception) -> float | None:
     return float(text) if text.isdigit() else None
 
 
-def insist(
+def retry(
     what: str,
     ask: Callable[[], Answer],
-    patience: Patience,
+    policy: RetryPolicy,
     say: Callable[[str], None],
-    settled: Callable[[], Answer | None] | None = None,
+    already_done: Callable[[], Answer | None] | None = None,
 ) -> Answer:
     """`ask()`, again where that may help. `what` names it to a person.
 
-    For a question that changes something, `settled` looks whether the change is there all
+    For a question that changes something, `already_done` looks whether the change is there all
     the same, since a reply can be lost after the work was done; then its value is the
-    answer and nothing is asked twice. Raises TryAgainError when patience is over, and
+    answer and nothing is asked twice. Raises TryAgainError when the tries are used up, and
     anything that asking again cannot mend as it is.
     """
-    for number in range(1, patience.tries + 1):
+    for number in range(1, policy.tries + 1):
         try:
             return ask()
         except Exception as fault:
             if not is_passing(fault):
                 raise
             wait = asked_for(fault)
-            wait = patience.first * 2 ** (number - 1) if wait is None else wait
-            if wait > patience.longest:
+            wait = policy.first * 2 ** (number - 1) if wait is None else wait
+            if wait > policy.longest:
                 raise TryAgainError(
                     f"Kaggle asks to wait {wait / 60:.0f} minutes ({what}): repeat the command then"
                 ) from fault
-            if number == patience.tries:
+            if number == policy.tries:
                 raise TryAgainError(
                     f"{reason(fault)} ({what}): repeat the command later, it goes on from here"
                 ) from fault
             say(f"{what}: {reason(fault)}; again in {wait:g} s")
             time.sleep(wait)
-            if settled is not None and (answer := _look(settled)) is not None:
+            if already_done is not None and (answer := _look(already_done)) is not None:
                 return answer
     raise AssertionError("unreachable: the last try returns or raises")
 
 
-def _look(settled: Callable[[], Answer | None]) -> Answer | None:
+def _look(already_done: Callable[[], Answer | None]) -> Answer | None:
     """None where the look itself fails in passing: then asking again finds out."""
     try:
-        return settled()
+        return already_done()
     except Exception as fault:
         if is_passing(fault) or isinstance(fault, TryAgainError):
             return None

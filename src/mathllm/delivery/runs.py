@@ -44,7 +44,7 @@ def follow(kaggle: Kaggle, ref: str) -> tuple[str, str]:
                 minutes = (time.monotonic() - started) / 60
                 kaggle.say(f"{ref}: {status}, {minutes:.0f} min, nothing new in its log")
                 log.touch()
-            time.sleep(kaggle.patience.poll)
+            time.sleep(kaggle.policy.poll)
     finally:
         log.stop(wait=status in ENDED)
 
@@ -87,7 +87,7 @@ class _Log:
                         self.touch()
                         self._kaggle.say(f"  | {text.rstrip()}")
                 return
-            self._stopped.wait(min(self._kaggle.patience.poll, 5.0))
+            self._stopped.wait(min(self._kaggle.policy.poll, 5.0))
 
 
 def fetch_output(kaggle: Kaggle, ref: str, folder: Path) -> Path:

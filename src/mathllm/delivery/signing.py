@@ -8,11 +8,11 @@ from typing import Any
 import requests
 
 from mathllm.delivery import credentials
-from mathllm.delivery.retry import Patience, insist
+from mathllm.delivery.retry import RetryPolicy, retry
 from mathllm.errors import DeliveryError
 
 
-def sign_in(patience: Patience, say: Callable[[str], None]) -> Any:
+def sign_in(policy: RetryPolicy, say: Callable[[str], None]) -> Any:
     """The client's object. Raises DeliveryError without credentials that Kaggle takes."""
     found = credentials.find()
     if found is None:
@@ -32,7 +32,7 @@ def sign_in(patience: Patience, say: Callable[[str], None]) -> Any:
         return api
 
     try:
-        return insist("sign in", authenticate, patience, say)
+        return retry("sign in", authenticate, policy, say)
     except SystemExit:
         raise refused from None
     except requests.HTTPError as fault:

@@ -13,8 +13,8 @@ from mathllm.competition.bundle import manifest
 from mathllm.delivery import records
 from mathllm.delivery.client import Kaggle
 from mathllm.delivery.push import Delivered, finish
-from mathllm.delivery.replies import COMPLETE, Submission
-from mathllm.delivery.workdir import Place
+from mathllm.delivery.replies import COMPLETE, SubmissionStatus
+from mathllm.delivery.workdir import DeliveryFolder
 from mathllm.errors import DeliveryError
 from mathllm.settings import CURRENT
 
@@ -27,7 +27,7 @@ class Submit:
     submission of the same version; without `follow` the score is not waited for."""
 
     build: Path
-    place: Place
+    place: DeliveryFolder
     root: Path
     record: Path
     message: str = ""
@@ -36,7 +36,7 @@ class Submit:
     follow: bool = True
 
 
-def submit(kaggle: Kaggle, order: Submit) -> Submission | None:
+def submit(kaggle: Kaggle, order: Submit) -> SubmissionStatus | None:
     """Submit the kernel's newest version and follow its score; None in a dry run.
 
     The record is written as soon as Kaggle has taken it, and again with the score.
@@ -95,7 +95,7 @@ def _refuse(kaggle: Kaggle, order: Submit, why: str) -> None:
     kaggle.say(f"forced: {why}")
 
 
-def _tagged(kaggle: Kaggle, tag: str, but: frozenset[int] = frozenset()) -> Submission | None:
+def _tagged(kaggle: Kaggle, tag: str, but: frozenset[int] = frozenset()) -> SubmissionStatus | None:
     found = kaggle.submissions(CURRENT.slug)
     return next((one for one in found if tag in one.description and one.ref not in but), None)
 
@@ -107,7 +107,7 @@ def _submit(
         raise DeliveryError("no submission is left today: the next day begins at 0:00 UTC")
     known = frozenset(one.ref for one in kaggle.submissions(CURRENT.slug))
 
-    def settled() -> int | None:
+    def already_done() -> int | None:
         found = _tagged(kaggle, tag, known)
         return found.ref if found else None
 
@@ -117,14 +117,14 @@ def _submit(
         version,
         CURRENT.submission_file,
         f"{order.message} {tag}".strip(),
-        settled,
+        already_done,
     )
     if number is not None:
         kaggle.say(f"submitted {ref} version {version} as {number}")
     return number
 
 
-def _follow(kaggle: Kaggle, order: Submit, number: int, about: dict[str, Any]) -> Submission:
+def _follow(kaggle: Kaggle, order: Submit, number: int, about: dict[str, Any]) -> SubmissionStatus:
     """Record the submission, and again once it has a score or has failed."""
     started, said = time.monotonic(), ""
     while True:
@@ -138,10 +138,10 @@ def _follow(kaggle: Kaggle, order: Submit, number: int, about: dict[str, Any]) -
             said = found.status
         if found.status != PENDING or not order.follow:
             return found
-        time.sleep(kaggle.patience.poll)
+        time.sleep(kaggle.policy.poll)
 
 
-def _row(found: Submission) -> dict[str, Any]:
+def _row(found: SubmissionStatus) -> dict[str, Any]:
     return {
         "ref": found.ref,
         "submitted": found.date,

@@ -17,7 +17,7 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
-class Place:
+class DeliveryFolder:
     """Folders under `folder`, usually runs/delivery."""
 
     folder: Path

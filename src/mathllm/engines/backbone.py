@@ -17,7 +17,7 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from mathllm.engines.batch import Batch
+from mathllm.engines.batch import PromptBatch
 from mathllm.engines.memory import MemoryPlan, available_bytes, plan
 from mathllm.engines.requests import Completion, OnPass, Request, Row, in_groups
 from mathllm.engines.sampling import DRAFT, SamplingConfig, inverse_transform, measures
@@ -84,7 +84,7 @@ class BackboneDecoder:
             self.model.backbone.generate(
                 tokens.to(device),
                 attention_mask=valid.to(device),
-                logits_processor=LogitsProcessorList([_Draw(Batch(rows, device), request)]),
+                logits_processor=LogitsProcessorList([_Draw(PromptBatch(rows, device), request)]),
                 stopping_criteria=StoppingCriteriaList([_Ended(rows, waiting, request)]),
             )
         finally:
@@ -94,7 +94,7 @@ class BackboneDecoder:
 class _Draw(LogitsProcessor):
     """Draws a token for each row, adds it to the row, and leaves no other choice."""
 
-    def __init__(self, batch: Batch, request: Request) -> None:
+    def __init__(self, batch: PromptBatch, request: Request) -> None:
         self._batch = batch
         self._request = request
 

@@ -7,7 +7,7 @@ from mathllm.engines.requests import Row
 from mathllm.engines.sampling import Rules
 
 
-class Batch:
+class PromptBatch:
     """Rows that are generated together, and what a pass needs of them on the device."""
 
     def __init__(self, rows: list[Row], device: torch.device) -> None:

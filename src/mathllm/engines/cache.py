@@ -1,8 +1,8 @@
 """Keys and values of every layer, in one block allocated beforehand, and attention over them.
 
-A store has a slot for each layer that attends: the backbone's layers, or the recursion's
+A store has one for each layer that attends: the backbone's layers, or the recursion's
 L · (n + 1) · T · N_sup virtual ones (a token attends, in each place of the three loops, to
-what the same place computed for earlier tokens). A row of a slot has one column a token.
+what the same place computed for earlier tokens). A row of a layer has one column a token.
 Which columns count is the window's word alone, so a rollback is a number that gets smaller.
 """
 
@@ -51,11 +51,11 @@ def window(columns: Tensor, pad: Tensor, width: int, capacity: int) -> Window:
 
 
 class Store:
-    """Keys and values, each [slots, rows, width, G, D] with G key-value heads of size D."""
+    """Keys and values, each [layers, rows, width, G, D] with G key-value heads of size D."""
 
     def __init__(
         self,
-        slots: int,
+        layers: int,
         rows: int,
         width: int,
         heads: int,
@@ -63,19 +63,19 @@ class Store:
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
-        shape = (slots, rows, width, heads, head_size)
+        shape = (layers, rows, width, heads, head_size)
         # Zeros: what was never written has weight 0 in a softmax, and must not be NaN.
         self.keys = torch.zeros(shape, device=device, dtype=dtype)
         self.values = torch.zeros(shape, device=device, dtype=dtype)
 
-    def write(self, slot: int, places: Tensor, k: Tensor, v: Tensor) -> None:
-        """k and v [B, G, S, D] of one slot to the places [B · S] of a window."""
+    def write(self, layer: int, places: Tensor, k: Tensor, v: Tensor) -> None:
+        """k and v [B, G, S, D] of one layer to the places [B · S] of a window."""
         for whole, new in ((self.keys, k), (self.values, v)):
-            whole[slot].flatten(0, 1).index_copy_(0, places, new.transpose(1, 2).flatten(0, 1))
+            whole[layer].flatten(0, 1).index_copy_(0, places, new.transpose(1, 2).flatten(0, 1))
 
-    def read(self, slot: int, rows: int, width: int) -> tuple[Tensor, Tensor]:
-        """Keys and values [rows, G, width, D] of one slot, as views."""
-        keys, values = self.keys[slot, :rows, :width], self.values[slot, :rows, :width]
+    def read(self, layer: int, rows: int, width: int) -> tuple[Tensor, Tensor]:
+        """Keys and values [rows, G, width, D] of one layer, as views."""
+        keys, values = self.keys[layer, :rows, :width], self.values[layer, :rows, :width]
         return keys.transpose(1, 2), values.transpose(1, 2)
 
     def copy_row(self, source: int, target: int, width: int) -> None:
@@ -83,8 +83,8 @@ class Store:
         for whole in (self.keys, self.values):
             whole[:, target, :width] = whole[:, source, :width]
 
-    def repeat_slots(self, source: slice, times: int, places: Tensor) -> None:
-        """At these places, what the slots `source` hold goes to the `times` spans after them."""
+    def repeat_layers(self, source: slice, times: int, places: Tensor) -> None:
+        """At these places, what the layers `source` hold goes to the `times` spans after them."""
         span = source.stop - source.start
         for whole in (self.keys, self.values):
             flat = whole.flatten(1, 2)
@@ -127,23 +127,23 @@ def grouped_attention(q: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> 
 
 
 def cached_attention(
-    store: Store, places: Tensor, bias: Tensor, first_slot: int, tokens: Tensor | None = None
+    store: Store, places: Tensor, bias: Tensor, first: int, tokens: Tensor | None = None
 ) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    """An `Attend` of mathllm.trm.block that takes the slots from `first_slot` on, one a call.
+    """An `Attend` of mathllm.trm.block that takes the layers from `first` on, one a call.
 
     `places` and `bias` as a window has them, bias for grouped queries. With `tokens` [A],
     only those of the window's B · S tokens are there, as one row: q [1, H, A, D]. They are
     put in their places for the attention alone.
     """
-    slot = first_slot
+    layer = first
     rows, width, count = bias.shape[0], bias.shape[-1], len(places)
     own = places if tokens is None else places[tokens]
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        nonlocal slot
-        store.write(slot, own, k, v)
-        keys, values = store.read(slot, rows, width)
-        slot += 1
+        nonlocal layer
+        store.write(layer, own, k, v)
+        keys, values = store.read(layer, rows, width)
+        layer += 1
         if tokens is None:
             return grouped_attention(q, keys, values, bias)
         dense = q.new_zeros(count, *q.shape[1::2])  # [B · S, H, D]

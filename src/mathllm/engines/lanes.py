@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mathllm.engines.cache import BackboneCache, Store, Window, window
 from mathllm.engines.graphs import Graphed
-from mathllm.engines.refinement import Refinement, slots_per_step
+from mathllm.engines.refinement import Refinement, layers_per_step
 from mathllm.trm import RecursiveLM
 from mathllm.trm.backbone import run_backbone
 
@@ -46,7 +46,7 @@ class Lanes:
         sizes = (rows, width + 1, config.num_key_value_heads, config.head_size, weight.device)
         layers = model.backbone.config.num_hidden_layers
         self._backbone = BackboneCache(Store(layers, *sizes, model.backbone.dtype))
-        self._recursion = Store(slots_per_step(model) * steps, *sizes, weight.dtype)
+        self._recursion = Store(layers_per_step(model) * steps, *sizes, weight.dtype)
         self._refine = Refinement(model, self._recursion, steps, threshold, graphs)
         self._graphs = graphs
         self._graphed_feed = Graphed(self._feed) if graphs else self._feed

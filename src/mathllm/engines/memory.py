@@ -64,9 +64,9 @@ def _size(count: int) -> str:
 
 
 def plan(
-    model: RecursiveLM, slots: int, width: int, wanted: int, passes: int, available: int
+    model: RecursiveLM, layers: int, width: int, wanted: int, passes: int, available: int
 ) -> MemoryPlan:
-    """The plan for rows of `width` columns, `slots` layers of the recursion that keep keys and
+    """The plan for rows of `width` columns, `layers` virtual layers of the recursion that keep keys and
     values, and passes over at most `passes` tokens a row."""
     config = model.config
     # Keys and values of one token in one layer.
@@ -77,7 +77,7 @@ def plan(
     logits = config.vocab_size * (passes * 2 * 4 + 4 * 8)
     return MemoryPlan(
         width=width,
-        recursion=width * pair * slots * model.halting.weight.itemsize,
+        recursion=width * pair * layers * model.halting.weight.itemsize,
         backbone=width * pair * backbone,
         logits=logits,
         available=available,

@@ -12,7 +12,7 @@ from mathllm.trm import RecursiveLM
 from mathllm.trm.recursion import deep_recursion
 
 
-def slots_per_step(model: RecursiveLM) -> int:
+def layers_per_step(model: RecursiveLM) -> int:
     """Layers of one supervision step that keep keys and values: L · (n + 1) · T, or none."""
     config = model.config
     return config.layers * (config.n + 1) * config.T if config.mixer == "attention" else 0
@@ -35,7 +35,7 @@ class Refinement:
         self.store = store
         self.steps = steps
         self.threshold = threshold
-        self._slots = slots_per_step(model)
+        self._layers = layers_per_step(model)
         self._queries_per_key = model.config.num_heads // model.config.num_key_value_heads
         self._graphs = graphs
         self._every_step = Graphed(self._all_steps) if graphs else self._all_steps
@@ -81,7 +81,7 @@ class Refinement:
     ) -> tuple[Tensor, Tensor]:
         """One supervision step: y and z after a deep recursion."""
         config = self.model.config
-        attend = cached_attention(self.store, places, bias, step * self._slots, tokens)
+        attend = cached_attention(self.store, places, bias, step * self._layers, tokens)
         return deep_recursion(self.model.f((cos, sin), attend), x, y, z, config.n, config.T)
 
     def _sure(self, y: Tensor) -> Tensor:
@@ -90,8 +90,8 @@ class Refinement:
 
     def _freeze(self, step: int, places: Tensor) -> None:
         """What `step` stored at these places is what every later step finds there."""
-        done = slice(step * self._slots, (step + 1) * self._slots)
-        self.store.repeat_slots(done, self.steps - 1 - step, places)
+        done = slice(step * self._layers, (step + 1) * self._layers)
+        self.store.repeat_layers(done, self.steps - 1 - step, places)
 
     def _compacted(
         self, x: Tensor, cos: Tensor, sin: Tensor, bias: Tensor, places: Tensor, may_halt: Tensor

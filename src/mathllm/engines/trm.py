@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mathllm.engines.batch import Batch
+from mathllm.engines.batch import PromptBatch
 from mathllm.engines.lanes import Lanes
 from mathllm.engines.memory import MemoryPlan, available_bytes, plan
 from mathllm.engines.packed import packed
-from mathllm.engines.refinement import slots_per_step
+from mathllm.engines.refinement import layers_per_step
 from mathllm.engines.requests import Completion, OnPass, Request, Row, in_groups
 from mathllm.engines.sampling import DRAFT, SamplingConfig, inverse_transform
 from mathllm.engines.speculation import DraftLength, Verdict, verify
@@ -76,9 +76,9 @@ class Decoder:
         if available is None:
             held = 0 if self._kept is None else self._kept.bytes
             available = available_bytes(self._device) + held
-        slots = slots_per_step(self.model) * self.supervision_steps
+        layers = layers_per_step(self.model) * self.supervision_steps
         width = tokens + self.max_drafts + 1
-        return plan(self.model, slots, width, rows, self.max_drafts + 1, available)
+        return plan(self.model, layers, width, rows, self.max_drafts + 1, available)
 
     def release(self) -> None:
         """Give back the memory that is kept for the next call."""
@@ -141,12 +141,12 @@ class _Job:
         if not rows:
             return
         lanes = self._prefilled(rows)
-        batch = Batch(rows, device)
+        batch = PromptBatch(rows, device)
         while request.asked(batch.rows):
             going = [place for place, row in enumerate(batch.rows) if not row.done]
             if len(going) < len(batch.rows):
                 order = lanes.keep(going)
-                batch = Batch([batch.rows[place] for place in order], device)
+                batch = PromptBatch([batch.rows[place] for place in order], device)
             self._pass(lanes, batch)
             request.passed(batch.rows, waiting)
 
@@ -168,7 +168,7 @@ class _Job:
         lanes.prefill(prompts, ends, sources, lambda: bool(self._request.asked(rows)))
         return lanes
 
-    def _pass(self, lanes: Lanes, batch: Batch) -> None:
+    def _pass(self, lanes: Lanes, batch: PromptBatch) -> None:
         """Draft, refine, verify, and add what stands to the rows."""
         began = time.perf_counter()
         model, rules = self._model, batch.rules

@@ -34,7 +34,7 @@ DESCRIPTION = "run.json"
 
 
 @dataclass(frozen=True)
-class Run:
+class TrainingRun:
     """Folders are paths: `weights` has backbone/, `data` and `held_out` hold token sets.
 
     `trm` overrides TRMConfig.for_backbone's settings. An empty `held_out` measures none.
@@ -50,7 +50,7 @@ class Run:
     saving: Saving = field(default_factory=Saving)
 
 
-def write_run(run: Run) -> Path:
+def write_run(run: TrainingRun) -> Path:
     """Write output/run.json; returns its path."""
     path = Path(run.output) / DESCRIPTION
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -58,11 +58,11 @@ def write_run(run: Run) -> Path:
     return path
 
 
-def read_run(path: Path) -> Run:
+def read_run(path: Path) -> TrainingRun:
     """Read a run's description. Raises ParameterError when it is none."""
     try:
         fields = json.loads(Path(path).read_text(encoding="utf-8"))
-        return Run(
+        return TrainingRun(
             **fields
             | {
                 "config": TrainConfig(**fields["config"]),
@@ -85,7 +85,7 @@ def available_memory(device: torch.device) -> int:
 
 
 def load_for_training(
-    run: Run, device: torch.device, local_processes: int, show: Callable[[str], None]
+    run: TrainingRun, device: torch.device, local_processes: int, show: Callable[[str], None]
 ) -> RecursiveLM:
     """The untrained TRM over its backbone; first `show` says what it takes.
 
@@ -122,7 +122,7 @@ def load_for_training(
     return RecursiveLM(backbone, trm)
 
 
-def run_training(run: Run) -> Outcome:
+def run_training(run: TrainingRun) -> Outcome:
     """Train as described, in this process, and write output/trm."""
     accelerator = Accelerator()
     output = Path(run.output)
@@ -146,7 +146,7 @@ def run_training(run: Run) -> Outcome:
     return outcome
 
 
-def launch(run: Run, processes: int = 1) -> None:
+def launch(run: TrainingRun, processes: int = 1) -> None:
     """Train in this process, or in `processes` of them, a GPU each where there are any.
 
     The notebook starts them as separate programs, as a cluster does: a notebook that has

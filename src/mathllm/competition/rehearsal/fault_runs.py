@@ -14,7 +14,7 @@ from mathllm.competition.kernel.journal import NAME, read_journal
 from mathllm.competition.rehearsal import scorecard, session
 from mathllm.competition.rehearsal.faults import FAULTS, STRUCK, Fault
 from mathllm.competition.rehearsal.rehearse import Rehearsal, keep, staged
-from mathllm.competition.rehearsal.scorecard import Run
+from mathllm.competition.rehearsal.scorecard import PlayedRun
 
 WEIGHTS = "weights"  # the fault that is in a file before the run begins
 SHOWN = 90  # characters of what the journal says, its end: paths stand before it
@@ -26,7 +26,7 @@ class Cost:
     """A fault's run against one without it: problems whose answer is another, and which may be."""
 
     fault: Fault
-    run: Run
+    run: PlayedRun
     right: int | None
     right_before: int | None
     lost: list[str]
@@ -47,7 +47,7 @@ def run_faults(order: Rehearsal, names: Sequence[str], say: Callable[[str], None
     """
     order = replace(order, seed=order.seed or 0)  # the same order of problems everywhere
     with staged(order, say) as (play, truth):
-        plain: dict[tuple, Run] = {}
+        plain: dict[tuple, PlayedRun] = {}
         costs = []
         for name in names:
             fault = FAULTS[name]
@@ -70,8 +70,8 @@ def run_faults(order: Rehearsal, names: Sequence[str], say: Callable[[str], None
     return all(cost.contained for cost in costs) and not any(run.fault for run in plain.values())
 
 
-def _play(play: session.Play, name: str, parameters: Mapping[str, str]) -> Run:
-    run = Run(1, name, play.folders.working(name))
+def _play(play: session.Play, name: str, parameters: Mapping[str, str]) -> PlayedRun:
+    run = PlayedRun(1, name, play.folders.working(name))
     play.say(f"\n{name.replace('-', ' ', 1)}")
     try:
         session.rerun(replace(play, parameters={**play.parameters, **parameters}), run)
@@ -100,7 +100,7 @@ def _spoiled(play: session.Play, order: Rehearsal, name: str) -> Iterator[None]:
         trm.symlink_to(whole, target_is_directory=True)
 
 
-def _cost(fault: Fault, run: Run, plain: Run, truth: Mapping[str, int]) -> Cost:
+def _cost(fault: Fault, run: PlayedRun, plain: PlayedRun, truth: Mapping[str, int]) -> Cost:
     ids = list(run.answers)
     struck = ids if fault.name in WHOLE_RUN else ids[STRUCK - 1 : STRUCK]
     events = read_journal(run.folder / "kernel" / NAME)

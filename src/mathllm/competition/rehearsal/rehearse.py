@@ -22,7 +22,7 @@ from mathllm.competition.kernel.plots import plot_run
 from mathllm.competition.rehearsal import scorecard, session
 from mathllm.competition.rehearsal.isolation import DESCRIPTION, Isolation, Mode
 from mathllm.competition.rehearsal.kaggle_folders import lay_out_folders
-from mathllm.competition.rehearsal.scorecard import Run
+from mathllm.competition.rehearsal.scorecard import PlayedRun
 from mathllm.data.problems import read_problems
 from mathllm.errors import BundleError
 from mathllm.notebooks import export_html
@@ -137,12 +137,12 @@ def truth_of(problems: pl.DataFrame, known: Path | None) -> dict[str, int]:
     return dict(zip(rows["id"], rows[CURRENT.answer_column], strict=True))
 
 
-def _play_all(play: session.Play) -> list[Run]:
+def _play_all(play: session.Play) -> list[PlayedRun]:
     """The commit run, then the reruns, up to the first that fails."""
-    runs: list[Run] = []
+    runs: list[PlayedRun] = []
     for number in range(CURRENT.runs + 1):
         name = f"rerun {number}" if number else "commit run"
-        run = Run(number, name, play.folders.working(name.replace(" ", "-")))
+        run = PlayedRun(number, name, play.folders.working(name.replace(" ", "-")))
         runs.append(run)
         play.say(f"\n{name}")
         started = time.monotonic()
@@ -156,7 +156,7 @@ def _play_all(play: session.Play) -> list[Run]:
     return runs
 
 
-def keep(runs: list[Run], runs_dir: Path) -> None:
+def keep(runs: list[PlayedRun], runs_dir: Path) -> None:
     """Move the runs' folders to `runs_dir`, in place of an earlier rehearsal's."""
     runs_dir.mkdir(parents=True, exist_ok=True)
     for run in runs:
@@ -170,7 +170,7 @@ def keep(runs: list[Run], runs_dir: Path) -> None:
             plot_run(target / "kernel" / NAME).savefig(target / PLOT, dpi=120)
 
 
-def _report(ids: list[str], truth: dict[str, int], runs: list[Run]) -> str:
+def _report(ids: list[str], truth: dict[str, int], runs: list[PlayedRun]) -> str:
     """Table, score and figures, and where everything is."""
     commit, *reruns = runs
     lines = []

@@ -15,7 +15,7 @@ NONE = "-"  # in the table, where there is nothing to show
 
 
 @dataclass
-class Run:
+class PlayedRun:
     """One run of the rehearsal, the commit run as number 0.
 
     `fault` says why it failed, None if it did not.
@@ -41,17 +41,17 @@ class Run:
         return self.folder / "submission.ipynb"
 
 
-def right(truth: Mapping[str, int], runs: Sequence[Run]) -> list[list[bool]]:
+def right(truth: Mapping[str, int], runs: Sequence[PlayedRun]) -> list[list[bool]]:
     """For each problem with a known answer, which of the runs gave it."""
     return [[run.submitted.get(id_) == answer for run in runs] for id_, answer in truth.items()]
 
 
-def _seconds(run: Run, id_: str) -> float | None:
+def _seconds(run: PlayedRun, id_: str) -> float | None:
     entry = run.answers.get(id_)
     return entry["seconds"] if entry else None
 
 
-def _row(id_: str, truth: Mapping[str, int], runs: Sequence[Run]) -> list[str]:
+def _row(id_: str, truth: Mapping[str, int], runs: Sequence[PlayedRun]) -> list[str]:
     given = [str(run.submitted.get(id_, NONE)) for run in runs]
     votes = [votes_text(run.answers[id_]) if id_ in run.answers else NONE for run in runs]
     seconds = [s for run in runs if (s := _seconds(run, id_)) is not None]
@@ -66,7 +66,7 @@ def _row(id_: str, truth: Mapping[str, int], runs: Sequence[Run]) -> list[str]:
     ]
 
 
-def table(ids: Sequence[str], truth: Mapping[str, int], runs: Sequence[Run]) -> str:
+def table(ids: Sequence[str], truth: Mapping[str, int], runs: Sequence[PlayedRun]) -> str:
     """One line for each problem; votes are those for the answer given, of samples drawn."""
     names = [f"run {number}" for number in range(1, len(runs) + 1)]
     rows = [["problem", *names, "truth", "right", "votes", "seconds"]]
@@ -83,7 +83,7 @@ def table(ids: Sequence[str], truth: Mapping[str, int], runs: Sequence[Run]) -> 
 
 
 def conclusion(
-    ids: Sequence[str], truth: Mapping[str, int], commit: Run, reruns: Sequence[Run]
+    ids: Sequence[str], truth: Mapping[str, int], commit: PlayedRun, reruns: Sequence[PlayedRun]
 ) -> str:
     """The lines under the table."""
     lines = [_score_line(truth, reruns)] if truth else ["score      unknown: no truth in the file"]
@@ -108,7 +108,7 @@ def conclusion(
     return "\n".join(lines)
 
 
-def _score_line(truth: Mapping[str, int], reruns: Sequence[Run]) -> str:
+def _score_line(truth: Mapping[str, int], reruns: Sequence[PlayedRun]) -> str:
     table = right(truth, reruns)
     counts = [sum(problem) for problem in table]
     split = ", ".join(

@@ -27,7 +27,7 @@ from mathllm.competition.protocol.submission_file import read_submission
 from mathllm.competition.rehearsal import faults
 from mathllm.competition.rehearsal.isolation import Isolation
 from mathllm.competition.rehearsal.kaggle_folders import KaggleFolders, session_environment
-from mathllm.competition.rehearsal.scorecard import Run
+from mathllm.competition.rehearsal.scorecard import PlayedRun
 from mathllm.errors import ProblemFileError
 from mathllm.parameters import parse_parameters, read_declarations
 from mathllm.settings import CURRENT
@@ -95,7 +95,7 @@ class Process:
 class Follower:
     """Reads a kernel's journal as it grows and tells the user what happened."""
 
-    def __init__(self, play: Play, run: Run, journal: Path):
+    def __init__(self, play: Play, run: PlayedRun, journal: Path):
         self._play, self._run, self._journal = play, run, journal
         self._seen = 0
         self._started = time.time()
@@ -136,7 +136,7 @@ class Follower:
                 )
 
 
-def commit_run(play: Play, run: Run) -> None:
+def commit_run(play: Play, run: PlayedRun) -> None:
     """The notebook by itself. Raises RunError."""
     with _kernel(play, run, rerun=False) as (kernel, follower):
         _wait(follower, lambda: kernel.ended)
@@ -145,7 +145,7 @@ def commit_run(play: Play, run: Run) -> None:
     _check(play, run, run.folder / "kernel")
 
 
-def rerun(play: Play, run: Run) -> None:
+def rerun(play: Play, run: PlayedRun) -> None:
     """Kernel and gateway as two processes. Raises RunError."""
     with _kernel(play, run, rerun=True) as (kernel, follower):
         # The gateway waits for the kernel's own start, so that the figure is the kernel's alone.
@@ -173,7 +173,7 @@ def rerun(play: Play, run: Run) -> None:
 
 
 @contextmanager
-def _kernel(play: Play, run: Run, rerun: bool) -> Iterator[tuple[Process, Follower]]:
+def _kernel(play: Play, run: PlayedRun, rerun: bool) -> Iterator[tuple[Process, Follower]]:
     """The notebook under papermill, ended when the context is left."""
     working = run.folder / "kernel"
     working.mkdir()
@@ -200,7 +200,7 @@ def _kernel(play: Play, run: Run, rerun: bool) -> Iterator[tuple[Process, Follow
 
 
 @contextmanager
-def _gateway(play: Play, run: Run, port: int | None) -> Iterator[Process]:
+def _gateway(play: Play, run: PlayedRun, port: int | None) -> Iterator[Process]:
     """The gateway, ended when the context is left.
 
     It finds the kernel by itself, as on Kaggle; but outside of a namespace other kernels
@@ -226,7 +226,7 @@ def _gateway(play: Play, run: Run, port: int | None) -> Iterator[Process]:
 
 
 @contextmanager
-def _flaky(play: Play, run: Run, port: int | None) -> Iterator[int | None]:
+def _flaky(play: Play, run: PlayedRun, port: int | None) -> Iterator[int | None]:
     """The port that the gateway is told: the kernel's, or one whose connections are cut."""
     if play.fault != CONNECTION:
         yield port
@@ -255,7 +255,7 @@ def _flaky(play: Play, run: Run, port: int | None) -> Iterator[int | None]:
 
 @contextmanager
 def _process(
-    play: Play, run: Run, name: str, command: list[str], environment: dict[str, str]
+    play: Play, run: PlayedRun, name: str, command: list[str], environment: dict[str, str]
 ) -> Iterator[Process]:
     log = run.folder / f"{name}.log"
     with log.open("wb") as output:
@@ -288,7 +288,7 @@ def _terminate(popen: subprocess.Popen[bytes], pid: int | None = None) -> None:
         popen.wait()
 
 
-def _check(play: Play, run: Run, working: Path) -> None:
+def _check(play: Play, run: PlayedRun, working: Path) -> None:
     """The run used the vendored package, and its submission has every problem once."""
     inside = Path(run.package or "/").resolve()
     if not inside.is_relative_to(play.folders.input_root.resolve()):
