@@ -66,7 +66,7 @@ def _size(count: int) -> str:
 def plan(
     model: RecursiveLM, layers: int, width: int, wanted: int, passes: int, available: int
 ) -> MemoryPlan:
-    """The plan for rows of `width` columns, `layers` virtual layers of the recursion that keep keys and
+    """The plan for rows of `width` columns, `layers` virtual ones of the recursion that keep keys and
     values, and passes over at most `passes` tokens a row."""
     config = model.config
     # Keys and values of one token in one layer.
