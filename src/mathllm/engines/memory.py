@@ -66,8 +66,10 @@ def _size(count: int) -> str:
 def plan(
     model: RecursiveLM, layers: int, width: int, wanted: int, passes: int, available: int
 ) -> MemoryPlan:
-    """The plan for rows of `width` columns, `layers` virtual ones of the recursion that keep keys and
-    values, and passes over at most `passes` tokens a row."""
+    """The plan for rows of `width` columns and passes over at most `passes` tokens a row.
+
+    `layers` are the recursion's virtual ones, which keep keys and values.
+    """
     config = model.config
     # Keys and values of one token in one layer.
     pair = 2 * config.num_key_value_heads * config.head_size
