@@ -8,7 +8,7 @@ from pathlib import Path
 from scripted import SAMPLING, Scripted, header, killed, make_problems, make_tokenizer
 
 from mathllm.evaluation.results import ResultFile
-from mathllm.evaluation.running import draw
+from mathllm.evaluation.run import draw
 
 
 def run(folder: Path, rows: int = 10**9) -> ResultFile:

@@ -8,7 +8,7 @@ import polars as pl
 from mathllm.data.arithmetic import generate
 from mathllm.engines import Completion
 from mathllm.evaluation.results import Header
-from mathllm.evaluation.running import Sampling
+from mathllm.evaluation.run import Sampling
 from mathllm.evaluation.sets import ProblemSet
 from mathllm.tiny.tokenizer import train_tokenizer
 

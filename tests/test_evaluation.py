@@ -22,7 +22,7 @@ from mathllm.errors import DataError, ParameterError
 from mathllm.evaluation import Sampling, evaluate, load_set
 from mathllm.evaluation.engines import Engine, open_engines, weights_digest
 from mathllm.evaluation.results import TOO_LONG, ResultFile
-from mathllm.evaluation.running import draw, judge
+from mathllm.evaluation.run import draw, judge
 
 TINY = ROOT / "assets" / "tiny"
 

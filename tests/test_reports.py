@@ -26,7 +26,7 @@ from mathllm.evaluation.curves import (
 from mathllm.evaluation.plots import plot_depth, plot_times, plot_voting
 from mathllm.evaluation.rendering import answers_html, formula_html, row_text, text_html
 from mathllm.evaluation.results import SCHEMA, ResultFile, write_results
-from mathllm.evaluation.running import draw
+from mathllm.evaluation.run import draw
 from mathllm.evaluation.statistics import wilson
 from mathllm.evaluation.votes import Samples, voting_curve
 

@@ -17,7 +17,7 @@ from mathllm.errors import ResultsError
 from mathllm.evaluation import evaluate, read_results, write_results
 from mathllm.evaluation.engines import Engine
 from mathllm.evaluation.results import HEADER, SCHEMA, ResultFile
-from mathllm.evaluation.running import draw
+from mathllm.evaluation.run import draw
 from mathllm.solving.solver import BrokenSampleError, sample_seed
 
 

@@ -9,10 +9,10 @@ from typing import Any
 
 _HOMES = {
     "Header": "evaluation.results",
-    "Sampling": "evaluation.running",
+    "Sampling": "evaluation.run",
     "accuracy_table": "evaluation.tables",
     "equivalent": "answers.equivalent",
-    "evaluate": "evaluation.running",
+    "evaluate": "evaluation.run",
     "grade": "answers.equivalent",
     "load_set": "evaluation.sets",
     "read_results": "evaluation.results",
