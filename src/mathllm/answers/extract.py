@@ -12,7 +12,7 @@ from mathllm.answers import sympy_process
 from mathllm.answers.boxes import NUMBER, last_box
 from mathllm.answers.formulas import explicit
 from mathllm.answers.values import integer_value
-from mathllm.data.problems import ANSWER_MAX, ANSWER_MIN
+from mathllm.settings import CURRENT
 
 SECONDS = 2.0  # of the worker's time for one formula, its start included
 
@@ -32,7 +32,9 @@ _FENCE = re.compile(r"^```[ \t]*(\w*)[^\n`]*$", re.MULTILINE)
 _PRINTED = re.compile(r"\s*([-+]?\d{1,1000})\s*", re.ASCII)
 
 
-def extract_answer(text: str, low: int = ANSWER_MIN, high: int = ANSWER_MAX) -> int | None:
+def extract_answer(
+    text: str, low: int = CURRENT.answer_min, high: int = CURRENT.answer_max
+) -> int | None:
     """The integer that the text gives as its answer if it lies in low…high, else None.
 
     A box that is still open at the end of the text does not count, and neither does an

@@ -1,7 +1,7 @@
 """Generated arithmetic problems: statement in LaTeX, worked steps, boxed answer.
 
 Knows how to pose and solve nine small families of problems. Knows nothing of tokens or
-models. Every answer is an integer in 0…99999. A problem belongs to the train or the test
+models. Every answer is in the competition's range. A problem belongs to the train or the test
 split by a hash of its family and operands, never of its wording, so that the two splits
 are disjoint by construction and a reworded test problem is still a test problem.
 """
@@ -16,6 +16,7 @@ import polars as pl
 
 from mathllm.data.reserved import Reserved
 from mathllm.errors import ParameterError
+from mathllm.settings import CURRENT
 
 Split = Literal["train", "test"]
 DIFFICULTIES = (1, 2, 3)
@@ -60,11 +61,12 @@ def generate(
     if count < 1:
         raise ParameterError(f"{count} problems asked for: ask for at least 1")
     rng = random.Random(f"{split}:{seed}")
+    low, high = CURRENT.answer_min, CURRENT.answer_max
     rows = []
     while len(rows) < count:
         family, level = rng.choice(names), rng.choice(levels)
         item = FAMILIES[family](rng, level)
-        if split_of(family, item.operands) != split or not 0 <= item.answer <= 99999:
+        if split_of(family, item.operands) != split or not low <= item.answer <= high:
             continue
         if reserved is not None and reserved.holds(item.statement):
             continue

@@ -8,16 +8,18 @@ from pathlib import Path
 import polars as pl
 
 from mathllm.errors import ProblemFileError
+from mathllm.settings import CURRENT
 
 COLUMNS = ("id", "problem")
 ANSWER = "answer"
-ANSWER_MIN, ANSWER_MAX = 0, 99999  # the AIMO prizes' range; others pass their own
 
 SHOWN = 40  # characters of a wrong value that a message quotes
 
 
 def read_problems(
-    path: Path | str, answer_min: int = ANSWER_MIN, answer_max: int = ANSWER_MAX
+    path: Path | str,
+    answer_min: int = CURRENT.answer_min,
+    answer_max: int = CURRENT.answer_max,
 ) -> pl.DataFrame:
     """Columns id (str), problem (str) and, where the file has it, answer (int), in file order.
 

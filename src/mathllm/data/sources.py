@@ -14,8 +14,8 @@ import polars as pl
 
 from mathllm.data import conversions
 from mathllm.data.conversions import SCHEMA, Conversion
-from mathllm.data.problems import ANSWER_MAX, ANSWER_MIN
 from mathllm.errors import DataError
+from mathllm.settings import CURRENT
 
 FILE = "file"  # the source whose columns the caller maps
 
@@ -59,8 +59,8 @@ class Filters:
     levels: Sequence[str] = ()
     subjects: Sequence[str] = ()
     integer_answers: bool = False
-    answer_min: int = ANSWER_MIN
-    answer_max: int = ANSWER_MAX
+    answer_min: int = CURRENT.answer_min
+    answer_max: int = CURRENT.answer_max
     complete: bool = True
 
     def rules(self) -> list[tuple[str, pl.Expr]]:

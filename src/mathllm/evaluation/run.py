@@ -19,12 +19,12 @@ from mathllm.answers.boxes import NUMBER, last_box
 from mathllm.answers.equivalent import grade
 from mathllm.answers.values import MAX_BITS, integer_value
 from mathllm.data.chat import end_of_turn_id, padding_id, prompt_text
-from mathllm.data.problems import ANSWER_MAX, ANSWER_MIN
 from mathllm.engines import Completion, SamplingConfig
 from mathllm.errors import ParameterError
 from mathllm.evaluation.engines import Engine
 from mathllm.evaluation.results import TOO_LONG, Header, ResultFile
 from mathllm.evaluation.sets import ProblemSet
+from mathllm.settings import CURRENT
 from mathllm.solving import extract_answer
 from mathllm.solving.solver import BROKEN, BrokenSampleError, sample_seed
 
@@ -154,8 +154,8 @@ def judge(text: str, truth: str) -> dict[str, Any]:
     """
     bound = 1 << MAX_BITS
     if _INTEGER.fullmatch(truth.strip()) and (value := integer_value(truth)) is not None:
-        in_range = ANSWER_MIN <= value <= ANSWER_MAX
-        limits = (ANSWER_MIN, ANSWER_MAX) if in_range else (-bound, bound)
+        low, high = CURRENT.answer_min, CURRENT.answer_max
+        limits = (low, high) if low <= value <= high else (-bound, bound)
         found = extract_answer(text, *limits)
         right, answer = found == value, None if found is None else str(found)
     else:

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from mathllm.answers.extract import ANSWER_MAX, ANSWER_MIN
 from mathllm.errors import ParameterError
+from mathllm.settings import CURRENT
 from mathllm.solving.attempts import Asked, Attempt, Tools, draw
 from mathllm.solving.budget import next_wave
 from mathllm.solving.voting import WEIGHTS, Ballot, decided, vote
@@ -54,8 +54,8 @@ class SolverSettings:
     voting: str = "majority"
     agreement: int = 0
     max_calls: int = 4
-    answer_min: int = ANSWER_MIN
-    answer_max: int = ANSWER_MAX
+    answer_min: int = CURRENT.answer_min
+    answer_max: int = CURRENT.answer_max
 
     def __post_init__(self) -> None:
         for name in ("wave", "agreement", "max_calls"):
