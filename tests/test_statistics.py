@@ -1,5 +1,5 @@
 """Intervals, pass@k, maj@k, McNemar, error correlation and expected points, each against a
-closed form, scipy, or the definition written out."""
+closed form or the definition written out."""
 
 import math
 from itertools import combinations, product
@@ -9,7 +9,6 @@ import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats
 
 from mathllm.errors import ParameterError
 from mathllm.evaluation import statistics as ours
@@ -21,12 +20,22 @@ ANSWERS = st.lists(st.integers(NONE, 3), min_size=1, max_size=7)
 
 
 @given(st.integers(1, 400).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
-def test_wilson_is_scipys(counts):
+def test_wilsons_bounds_are_as_far_from_the_share_as_their_own_error_allows(counts):
+    """The definition: the q for which |p − q| = z·√(q(1 − q) / n), around p."""
     right, asked = counts
-    found = ours.wilson(right, asked)
-    expected = stats.binomtest(right, asked).proportion_ci(0.95, method="wilson")
-    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-9)
+    found, z = ours.wilson(right, asked), 1.959963984540054
+    for bound in (found.low, found.high):
+        allowed = z * math.sqrt(bound * (1 - bound) / asked)
+        assert abs(found.value - bound) == pytest.approx(allowed, abs=1e-9)
     assert 0 <= found.low <= found.value <= found.high <= 1
+    assert (found.low == 0, found.high == 1) == (right == 0, right == asked)
+    assert found.low < found.high
+
+
+def test_wilsons_interval_of_none_has_a_closed_form():
+    for level, z in ((0.95, 1.959963984540054), (0.9, 1.6448536269514722)):
+        found = ours.wilson(0, 7, level)
+        assert (found.low, found.high) == (0, pytest.approx(z * z / (7 + z * z)))
 
 
 def test_wilson_of_nothing_is_refused():
@@ -86,20 +95,21 @@ def test_pass_at_k_stays_a_number_for_many_samples():
             ours.pass_at_k(n, c, k)
 
 
-@given(st.integers(0, 60), st.integers(0, 60))
-def test_mcnemar_is_the_binomial_test(wins, losses):
-    expected = stats.binomtest(wins, wins + losses).pvalue if wins + losses else 1.0
+@given(st.integers(0, 7), st.integers(0, 7))
+def test_mcnemar_counts_the_splits_that_are_as_uneven(wins, losses):
+    pairs = wins + losses
+    splits = [abs(2 * sum(split) - pairs) for split in product((0, 1), repeat=pairs)]
+    expected = sum(uneven >= abs(wins - losses) for uneven in splits) / len(splits)
     assert ours.mcnemar(wins, losses) == pytest.approx(expected)
-    assert ours.mcnemar(wins, losses) == ours.mcnemar(losses, wins)
 
 
-def test_mcnemar_goes_over_to_chi_squared_without_a_jump():
-    wins, losses = 560, 500
-    squared = (abs(wins - losses) - 1) ** 2 / (wins + losses)
-    assert ours.mcnemar(wins, losses) == pytest.approx(stats.chi2.sf(squared, 1))
-    assert ours.mcnemar(wins, losses) == pytest.approx(
-        stats.binomtest(wins, wins + losses).pvalue, abs=1e-3
-    )
+def test_mcnemar_of_many_pairs_is_the_binomial_tail():
+    for wins, losses in ((0, 60), (17, 40), (560, 500), (9000, 9300)):
+        pairs, fewer = wins + losses, min(wins, losses)
+        tail = sum(math.comb(pairs, i) for i in range(fewer + 1))
+        expected = 2 * (tail << 200) // 2**pairs / 2**200  # in whole numbers: no rounding
+        assert ours.mcnemar(wins, losses) == pytest.approx(expected)
+        assert ours.mcnemar(losses, wins) == pytest.approx(expected)
     with pytest.raises(ParameterError, match="at least 0"):
         ours.mcnemar(-1, 2)
 
@@ -120,7 +130,8 @@ def test_paired_counts_the_four_cases():
 
 def test_phi_is_pearsons_and_none_of_a_constant():
     first, second = np.array([1, 1, 0, 0, 1]), np.array([1, 0, 0, 1, 1])
-    assert ours.phi(first, second) == pytest.approx(stats.pearsonr(first, second).statistic)
+    # Of a 2 × 2 table: (2·1 − 1·1) / √(3·2·3·2).
+    assert ours.phi(first, second) == pytest.approx(1 / 6)
     assert ours.phi(first, np.ones(5)) is None
     assert ours.mean_phi(np.stack([first, second, np.ones(5)], axis=1)) == pytest.approx(
         ours.phi(first, second)

@@ -7,15 +7,14 @@ nothing of texts, engines or files. Shares are from 0 to 1, intervals of 95 % un
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import numpy as np
+from scipy.stats import binomtest
 
 from mathllm.errors import ParameterError
 
 LEVEL = 0.95
 RESAMPLES = 2000
-EXACT_PAIRS = 1000  # discordant pairs up to which McNemar's test is computed exactly
 _AT_ONCE = 1 << 22  # indices of resampled problems that exist at once
 
 
@@ -31,22 +30,16 @@ class Interval:
         return Interval(self.value * factor, self.low * factor, self.high * factor)
 
 
-def wilson(right: float, asked: int, level: float = LEVEL) -> Interval:
+def wilson(right: int, asked: int, level: float = LEVEL) -> Interval:
     """Share of right answers with Wilson's score interval (JASA 22, 1927).
 
-    With p = right / asked and the normal quantile z: the q for which |p − q| ≤
-    z·√(q(1 − q) / asked). Unlike the textbook's interval it is right for few problems, and
-    has a width where all or none are right.
+    Unlike the textbook's interval it is right for few problems, and has a width where all or
+    none are right.
     """
     if not 0 <= right <= asked or asked < 1:
         raise ParameterError(f"{right} right of {asked} asked: give 0…asked, and at least 1")
-    z = NormalDist().inv_cdf((1 + level) / 2)
-    p, scale = right / asked, 1 + z * z / asked
-    centre = (p + z * z / (2 * asked)) / scale
-    half = z / scale * math.sqrt(p * (1 - p) / asked + z * z / (4 * asked * asked))
-    # At the ends the bound is 0 or 1, which rounding misses by a little.
-    low = 0.0 if right == 0 else centre - half
-    return Interval(p, low, 1.0 if right == asked else centre + half)
+    bounds = binomtest(right, asked).proportion_ci(level, method="wilson")
+    return Interval(right / asked, float(bounds.low), float(bounds.high))
 
 
 def bootstrap(
@@ -69,7 +62,7 @@ def bootstrap(
         raise ParameterError("no problems to resample: give at least one")
     value = float(sums.sum() / counts.sum())
     if value in (0.0, 1.0) and np.all((sums == 0) | (sums == counts)):
-        return wilson(value * len(sums), len(sums), level)
+        return wilson(len(sums) if value else 0, len(sums), level)
     rng = np.random.default_rng(seed)
     shares, size = [], max(1, _AT_ONCE // len(sums))
     for start in range(0, resamples, size):
@@ -96,19 +89,11 @@ def pass_at_k(samples: int, right: int, k: int) -> float:
 
 
 def mcnemar(wins: int, losses: int) -> float:
-    """Two-sided p of McNemar's test: could as uneven a split of the differing pairs be luck?
-
-    Exact, by the binomial distribution with 1/2, up to EXACT_PAIRS pairs; beyond that χ² with
-    the continuity correction, (|wins − losses| − 1)² / (wins + losses).
-    """
-    pairs, fewer = wins + losses, min(wins, losses)
-    if fewer < 0:
+    """Two-sided p of McNemar's exact test (Psychometrika 12, 1947): could as uneven a split of
+    the differing pairs be luck? Binomial with 1/2; 1 where no pair differs."""
+    if min(wins, losses) < 0:
         raise ParameterError(f"{wins} wins and {losses} losses: give at least 0 each")
-    if pairs <= EXACT_PAIRS:
-        tail = sum(math.comb(pairs, i) for i in range(fewer + 1))
-        return min(1.0, 2 * tail / 2**pairs)
-    squared = max(0, abs(wins - losses) - 1) ** 2 / pairs
-    return math.erfc(math.sqrt(squared / 2))
+    return float(binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
 
 
 @dataclass(frozen=True)
