@@ -36,7 +36,7 @@ from transformers import PreTrainedTokenizerBase
 from mathllm.data.chat import SYSTEM_PROMPT, encode, load_tokenizer
 from mathllm.data.reserved import Reserved
 from mathllm.data.selection import select_rows
-from mathllm.data.tokens import prepare
+from mathllm.data.token_store import prepare
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"

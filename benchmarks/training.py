@@ -20,13 +20,13 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from mathllm.data.chat import encode, load_tokenizer, padding_id
 from mathllm.data.sources import load_problems
-from mathllm.data.tokens import TokenSet
+from mathllm.tokens.rows import TokenSet
 from mathllm.training.config import Compute, TrainConfig
+from mathllm.training.processes import Alone
 from mathllm.training.trainer import Trainer
 from mathllm.trm import RecursiveLM, TRMConfig
 from mathllm.trm.recursion import deep_supervision
@@ -104,7 +104,7 @@ def ours(model: RecursiveLM, data: TokenSet, padding: int, rows: int) -> list[fl
         padding,
         TrainConfig(batch=budget),
         Compute(precision="fp32"),
-        Accelerator(cpu=True),
+        Alone(torch.device("cpu")),
     )
     return [trainer.advance()["labels_per_second"] for _ in range(trainer.steps)]
 

@@ -86,7 +86,7 @@ from mathllm.data.reserved import Reserved
 from mathllm.data.selection import select_rows
 from mathllm.data.show import example_html, plot_lengths
 from mathllm.data.sources import Filters, read_statements
-from mathllm.data.tokens import prepare
+from mathllm.data.token_store import prepare
 from mathllm.metrics import record
 from mathllm.parameters import check_parameters, parse_list, parse_mapping
 from mathllm.paths import input_root, locate, locate_weights

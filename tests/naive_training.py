@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mathllm.data.batches import IGNORED, collate
-from mathllm.data.tokens import TokenSet
+from mathllm.tokens.batches import IGNORED, collate
+from mathllm.tokens.rows import TokenSet
 from mathllm.training.config import TrainConfig
 from mathllm.training.trainer import cosine_with_warmup
 from mathllm.trm import RecursiveLM

@@ -10,11 +10,12 @@ from conftest import ROOT
 
 from mathllm.data.arithmetic import generate
 from mathllm.data.chat import load_tokenizer
-from mathllm.data.tokens import TokenSet, prepare
+from mathllm.data.token_store import prepare
+from mathllm.tokens.rows import TokenSet
 
 BACKBONE = ROOT / "assets" / "tiny" / "backbone"
 processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["torch", "transformers", "mathllm.data.tokens"])
+processes.set_forkserver_preload(["torch", "transformers", "mathllm.data.token_store"])
 
 
 def prepare_rows(folder: Path, count: int, begun: Path) -> TokenSet:

@@ -6,8 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mathllm.data.batches import IGNORED, batches_of, collate, plan_batches, rank_share
-from mathllm.data.chat import Example
+from mathllm.tokens.batches import IGNORED, batches_of, collate, plan_batches, rank_share
+from mathllm.tokens.rows import Example
 
 LENGTHS = st.lists(st.integers(1, 60), min_size=1, max_size=80)
 

@@ -2,7 +2,6 @@
 
 import logging
 
-import psutil
 import pytest
 import torch
 from conftest import make_backbone
@@ -180,8 +179,7 @@ def test_packed_layers_give_the_same_numbers_and_share_the_rest():
 
 def test_nothing_is_packed_without_the_memory_for_it(monkeypatch):
     model = random_trm(make_backbone(), n=1, T=1, N_sup=1)
-    free = psutil.virtual_memory()._replace(available=100_000)
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
+    monkeypatch.setattr("mathllm.engines.packed.free_memory", lambda: 100_000)
     assert packed(model) is model
 
 

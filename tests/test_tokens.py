@@ -14,11 +14,12 @@ import polars as pl
 import pytest
 from preparing import BACKBONE, prepare_rows, processes
 
-from mathllm.data import tokens as store
+from mathllm.data import token_store as store
 from mathllm.data.arithmetic import generate
 from mathllm.data.chat import encode, load_tokenizer
-from mathllm.data.tokens import TokenSet, prepare
+from mathllm.data.token_store import open_tokens, prepare, save_tokens
 from mathllm.errors import DataError
+from mathllm.tokens.rows import TokenSet
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +38,10 @@ def prepared(folder, frame: pl.DataFrame | None = None, **settings):
     return prepare(frame.lazy(), load_tokenizer(BACKBONE), folder, **options)
 
 
+def ids_of(found, places) -> list[str]:
+    return pl.read_parquet(found.folder / "rows.parquet")["id"].gather(places).to_list()
+
+
 def contents(folder) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in sorted(folder.iterdir())}
 
@@ -50,7 +55,7 @@ def test_the_rows_come_back_as_the_chat_encodes_them(tmp_path, tokenizer):
         assert list(ours.tokens) == list(theirs.tokens)
         assert ours.prompt == theirs.prompt
     assert found.lengths.tolist() == [len(e.tokens) for e in expected]
-    assert found.ids([3, 0]) == [frame["id"][3], frame["id"][0]]
+    assert ids_of(found, [3, 0]) == [frame["id"][3], frame["id"][0]]
     labels = sum(len(e.tokens) - e.prompt for e in expected)
     assert found.label_share == pytest.approx(labels / sum(len(e.tokens) for e in expected))
     assert found[-1].tokens.tolist() == list(expected[-1].tokens)
@@ -109,7 +114,7 @@ def test_what_is_too_long_or_empty_is_dropped_and_counted_never_cut(tmp_path):
         "prompt too long": 1,
         "too long": 1,
     }
-    assert found.ids([0, 1]) == [frame["id"][0], frame["id"][5]]
+    assert ids_of(found, [0, 1]) == [frame["id"][0], frame["id"][5]]
     with pytest.raises(DataError, match=r"no row is left .* 6 read, .*2 without text.*max_length"):
         prepared(tmp_path, frame, max_length=20)
 
@@ -133,7 +138,7 @@ def test_a_damaged_cache_is_noticed_and_made_again(tmp_path, capsys, name, damag
         middle = len(whole[name]) // 2
         path.write_bytes(whole[name][:middle] + b"\0\0\0\0" + whole[name][middle + 4 :])
     with pytest.raises(DataError, match=first.key):
-        TokenSet.open(first.folder)
+        open_tokens(first.folder)
     again = prepared(tmp_path)
     assert "made again: " in capsys.readouterr().out
     assert contents(again.folder) == whole
@@ -147,7 +152,7 @@ def test_a_description_of_something_else_is_no_set(tmp_path, description):
     folder = prepared(tmp_path).folder
     (folder / "description.json").write_text(description)
     with pytest.raises(DataError, match=f"{folder.name} is no whole set of tokens"):
-        TokenSet.open(folder)
+        open_tokens(folder)
 
 
 def test_a_description_cannot_be_changed_unnoticed(tmp_path):
@@ -155,7 +160,7 @@ def test_a_description_cannot_be_changed_unnoticed(tmp_path):
     path = folder / "description.json"
     path.write_text(path.read_text().replace('"kept": 40', '"kept": 41'))
     with pytest.raises(DataError, match=r"description\.json is not the file that was written"):
-        TokenSet.open(folder)
+        open_tokens(folder)
 
 
 def test_killed_at_any_moment_it_leaves_nothing_that_could_be_read(tmp_path):
@@ -198,7 +203,7 @@ def test_two_at_once_end_with_one_whole_set(tmp_path, damaged):
         child.join()
     assert [child.exitcode for child in children] == [0, 0]
     (folder,) = (tmp_path / "set").iterdir()
-    assert len(TokenSet.open(folder)) == 1500
+    assert len(open_tokens(folder)) == 1500
 
 
 def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch):
@@ -247,7 +252,7 @@ def test_a_source_that_is_damaged_in_the_middle_is_no_fault_of_the_disk(tmp_path
 def test_a_set_in_memory_is_saved_and_opened(tmp_path, tokenizer):
     frame = rows(5)
     held = TokenSet.of(encode(tokenizer, frame["problem"].to_list(), frame["solution"].to_list()))
-    opened = TokenSet.open(held.save(tmp_path))
+    opened = open_tokens(save_tokens(held, tmp_path))
     assert opened.key == held.key
     assert all(np.array_equal(a.tokens, b.tokens) for a, b in zip(opened, held, strict=True))
     assert json.loads((opened.folder / "description.json").read_text())["key"] == held.key

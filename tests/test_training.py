@@ -9,10 +9,9 @@ from conftest import make_backbone
 from naive_training import naive_training
 from test_trm import random_trm
 
-from mathllm.data.batches import IGNORED, collate, plan_batches, rank_share
-from mathllm.data.chat import Example
-from mathllm.data.tokens import TokenSet
 from mathllm.errors import ParameterError, TrainingError
+from mathllm.tokens.batches import IGNORED, collate, plan_batches, rank_share
+from mathllm.tokens.rows import Example, TokenSet
 from mathllm.training.config import Compute, Saving, TrainConfig
 from mathllm.training.ema import EMA
 from mathllm.training.held_out import held_out_loss

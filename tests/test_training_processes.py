@@ -16,8 +16,9 @@ from test_training import metrics
 
 from mathllm.data.arithmetic import generate
 from mathllm.data.chat import encode, load_tokenizer
-from mathllm.data.tokens import TokenSet
+from mathllm.data.token_store import save_tokens
 from mathllm.errors import ParameterError, TrainingError
+from mathllm.tokens.rows import TokenSet
 from mathllm.training import state
 from mathllm.training.config import Saving, TrainConfig
 from mathllm.training.launch import TrainingRun, launch, read_run, run_training, write_run
@@ -32,7 +33,7 @@ def token_folder(tmp_path_factory) -> Path:
     rows = generate("train", 40, seed=0)
     tokenizer = load_tokenizer(TINY / "backbone")
     examples = encode(tokenizer, rows["problem"].to_list(), rows["solution"].to_list())
-    return TokenSet.of(examples).save(tmp_path_factory.mktemp("tokens"))
+    return save_tokens(TokenSet.of(examples), tmp_path_factory.mktemp("tokens"))
 
 
 def described(tokens: Path, output: Path, config: TrainConfig = CONFIG) -> TrainingRun:

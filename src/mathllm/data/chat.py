@@ -3,14 +3,12 @@
 Knows ChatML through the tokenizer's own template. Knows nothing of models.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from mathllm.errors import WeightsError
+from mathllm.tokens.rows import Example
 
 # The system prompt that Qwen2.5-Math-Instruct was trained with (its model card).
 SYSTEM_PROMPT = "Please reason step by step, and put your final answer within \\boxed{}."
@@ -21,14 +19,6 @@ TOOL_PROMPT = (
 )
 END_OF_TURN = "<|im_end|>"
 PADDING = "<|endoftext|>"
-
-
-@dataclass(frozen=True)
-class Example:
-    """One training row: `tokens` of the whole chat, of which the first `prompt` are masked."""
-
-    tokens: Sequence[int] | np.ndarray
-    prompt: int
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:

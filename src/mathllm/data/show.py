@@ -5,8 +5,7 @@ from html import escape
 from matplotlib.figure import Figure
 from transformers import PreTrainedTokenizerBase
 
-from mathllm.data.chat import Example
-from mathllm.data.tokens import TokenSet
+from mathllm.tokens.rows import Example, TokenSet
 
 
 def example_html(tokenizer: PreTrainedTokenizerBase, example: Example) -> str:

@@ -5,9 +5,9 @@ Knows sizes. Knows nothing of what is decoded.
 
 from dataclasses import dataclass
 
-import psutil
 import torch
 
+from mathllm.environment import free_memory
 from mathllm.errors import MemoryLimitError
 from mathllm.trm import RecursiveLM
 
@@ -20,7 +20,7 @@ def available_bytes(device: torch.device) -> int:
         free, _ = torch.cuda.mem_get_info(device)
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int((free + unused) * SHARE)
-    return int(psutil.virtual_memory().available * SHARE)
+    return int(free_memory() * SHARE)
 
 
 @dataclass(frozen=True)

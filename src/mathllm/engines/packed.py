@@ -8,9 +8,10 @@ operators are those that torch's own compiler calls after freezing a model.
 
 from copy import deepcopy
 
-import psutil
 import torch
 from torch import Tensor, nn
+
+from mathllm.environment import free_memory
 
 ROWS = 16  # rows for which oneDNN chooses the layout; it serves any other number
 LEAST_OUTPUTS = 16  # a narrower layer gains nothing
@@ -51,7 +52,7 @@ def packed(module: nn.Module) -> nn.Module:
     """
     chosen = {id(part) for part in packable(module)}
     size = sum(p.weight.numel() * p.weight.itemsize for p in packable(module))
-    if not chosen or size > psutil.virtual_memory().available / 2:
+    if not chosen or size > free_memory() / 2:
         return module
     names = [name for name, part in module.named_modules() if id(part) in chosen]
     tensors = (*module.parameters(), *module.buffers())

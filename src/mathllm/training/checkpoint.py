@@ -82,7 +82,7 @@ class Checkpoints:
     def _places(self) -> range:
         """Places in the group of this process's micro-batches."""
         count = self.trainer.config.gradient_accumulation
-        first = self.trainer.accelerator.process_index * count
+        first = self.trainer.processes.process_index * count
         return range(first, first + count)
 
     def save(self, metrics_bytes: int, now: bool) -> None:
@@ -92,17 +92,17 @@ class Checkpoints:
         if not (now or trainer.stop_all("due" if due else "")):
             return
         staging = state.staging_folder(self.folder, trainer.step)
-        main = trainer.accelerator.is_main_process
+        main = trainer.processes.is_main_process
         if main:
             state.prune(self.folder, self.saving.keep)
             staging.mkdir(parents=True)
-        trainer.accelerator.wait_for_everyone()
+        trainer.processes.wait_for_everyone()
         if trainer.step % trainer.model.config.N_sup:  # between groups nothing is under way
             for index, batch in zip(self._places(), trainer.micro_batches, strict=True):
                 state.write_tensors(staging, state.micro_batch_name(index), _tensors(batch))
         if main:
             state.write_tensors(staging, "state", trainer.tensors())
-        trainer.accelerator.wait_for_everyone()
+        trainer.processes.wait_for_everyone()
         if main:
             rest = trainer.rest() | {
                 "metrics_bytes": metrics_bytes,
@@ -110,5 +110,5 @@ class Checkpoints:
             }
             state.publish(staging, trainer.step, trainer.settings, rest)
             state.prune(self.folder, self.saving.keep)
-        trainer.accelerator.wait_for_everyone()
+        trainer.processes.wait_for_everyone()
         self.saved_at = time.monotonic()

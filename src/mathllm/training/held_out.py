@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
-from mathllm.data.batches import IGNORED, collate, plan_batches
-from mathllm.data.tokens import TokenSet
+from mathllm.tokens.batches import IGNORED, collate, plan_batches
+from mathllm.tokens.rows import TokenSet
 from mathllm.trm import RecursiveLM
 
 

@@ -15,12 +15,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from accelerate import Accelerator
 
 from mathllm.data.chat import load_tokenizer, padding_id
-from mathllm.data.tokens import TokenSet
+from mathllm.data.token_store import open_tokens
+from mathllm.environment import free_memory
 from mathllm.errors import ParameterError, TrainingError
 from mathllm.training.config import Compute, Saving, TrainConfig
 from mathllm.training.memory import check_fits, estimate, parameter_rows
@@ -81,7 +81,7 @@ def available_memory(device: torch.device) -> int:
     """Bytes that a run may take: all of a GPU's, what is free of the machine's."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
-    return psutil.virtual_memory().available
+    return free_memory()
 
 
 def load_for_training(
@@ -112,7 +112,7 @@ def load_for_training(
     )
     show(f"effective depth {trm.effective_depth} layers, {precision}, backbone {frozen}")
     # On a CPU the states that wait share the memory with all the rest.
-    free = psutil.virtual_memory().available // local_processes
+    free = free_memory() // local_processes
     host = free if device.type == "cuda" else None
     show(f"memory: {check_fits(memory, available_memory(device), host)}")
     quantised = frozen if frozen in QUANTISED else None
@@ -131,11 +131,11 @@ def run_training(run: TrainingRun) -> Outcome:
     model = load_for_training(run, accelerator.device, here, show)
     outcome = train(
         model,
-        TokenSet.open(Path(run.data)),
+        open_tokens(Path(run.data)),
         run.config,
         padding_id(load_tokenizer(Path(run.weights) / "backbone")),
         output,
-        TokenSet.open(Path(run.held_out)) if run.held_out else None,
+        open_tokens(Path(run.held_out)) if run.held_out else None,
         run.compute,
         run.saving,
         accelerator,

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-import polars as pl
 import torch
 from transformers import AutoModelForCausalLM
 
@@ -66,16 +65,6 @@ class Memory:
     def total_host(self) -> int:
         """Bytes of the states that wait on the CPU."""
         return sum(self.host.values())
-
-    def table(self) -> pl.DataFrame:
-        """Rows (component, where, when, GiB), the largest first."""
-        rows = [(name, "device", "always", size / GIB) for name, size in self.resident.items()]
-        for phase, parts in self.phases.items():
-            rows += [(name, "device", phase, size / GIB) for name, size in parts.items()]
-        rows += [(name, "host", "always", size / GIB) for name, size in self.host.items()]
-        return pl.DataFrame(rows, schema=["component", "where", "when", "GiB"], orient="row").sort(
-            "GiB", descending=True
-        )
 
 
 def parameter_rows(backbone: Any, trm: TRMConfig) -> list[tuple[str, int, bool]]:

@@ -30,7 +30,7 @@ class Progress:
 
     def __init__(self, path: Path, trainer: "Trainer", offset: int) -> None:
         self.path, self.trainer, self.offset = path, trainer, offset
-        self.main = trainer.accelerator.is_main_process
+        self.main = trainer.processes.is_main_process
         self.losses: list[float] = []
 
     def __enter__(self) -> "Progress":
@@ -68,7 +68,7 @@ class Progress:
 
     def show(self, row: dict[str, Any]) -> None:
         """One step is done."""
-        row["memory"] = memory(self.trainer.accelerator.device)
+        row["memory"] = memory(self.trainer.processes.device)
         if row["supervision_step"] == 1:
             self.losses = []
         self.losses.append(row["loss"])

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
 
-from mathllm.data.tokens import TokenSet
+from mathllm.tokens.rows import TokenSet
 from mathllm.training.checkpoint import Checkpoints
 from mathllm.training.config import Compute, Saving, TrainConfig
+from mathllm.training.processes import Alone, Processes
 from mathllm.training.progress import Progress
 from mathllm.training.stopping import Stopping
 from mathllm.training.trainer import Trainer
@@ -33,7 +33,7 @@ def train(
     held_out: TokenSet | None = None,
     compute: Compute | None = None,
     saving: Saving | None = None,
-    accelerator: Accelerator | None = None,
+    processes: Processes | None = None,
 ) -> Outcome:
     """Train the TRM in place, from the start or from a checkpoint; it ends with its averages.
 
@@ -45,11 +45,11 @@ def train(
     when the loss is no number.
     """
     compute, saving = compute or Compute(), saving or Saving()
-    accelerator = accelerator or Accelerator(cpu=model.halting.weight.device.type == "cpu")
+    processes = processes or Alone(model.halting.weight.device)
     torch.manual_seed(config.seed)
     if compute.compile:
         model.network.compile(dynamic=True)
-    trainer = Trainer(model, data, padding, config, compute, accelerator)
+    trainer = Trainer(model, data, padding, config, compute, processes)
     checkpoints = Checkpoints(trainer, output, saving)
     model.train()
     reason = ""
@@ -62,7 +62,7 @@ def train(
                 if held_out is not None and (last or _due(trainer, saving)):
                     measured = trainer.held_out_loss(held_out)
                     row["held_out_loss"], row["backbone_loss"] = measured
-                    if checkpoints.is_best(measured[0]) and accelerator.is_main_process:
+                    if checkpoints.is_best(measured[0]) and processes.is_main_process:
                         with trainer.ema.in_place():
                             save_checkpoint(model, output / "best")
                 progress.show(row)

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from mathllm.data.batches import IGNORED, collate
-from mathllm.data.tokens import TokenSet
+from mathllm.tokens.batches import IGNORED, collate
+from mathllm.tokens.rows import TokenSet
 from mathllm.training.config import Compute, TrainConfig
 from mathllm.trm import RecursiveLM
 from mathllm.trm.block import Attend, Rotary, causal_attention

@@ -13,16 +13,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
-from mathllm.data.batches import plan_batches, rank_share
-from mathllm.data.tokens import TokenSet
 from mathllm.errors import ParameterError, TrainingError
+from mathllm.tokens.batches import plan_batches, rank_share
+from mathllm.tokens.rows import TokenSet
 from mathllm.training.config import Compute, TrainConfig
 from mathllm.training.ema import EMA
 from mathllm.training.held_out import loss_sums
 from mathllm.training.precision import autocast_dtype
+from mathllm.training.processes import Processes
 from mathllm.training.supervision import MicroBatch, begin, labels_of, replace, supervise
 from mathllm.trm import RecursiveLM
 
@@ -44,12 +44,12 @@ class Trainer:
         padding: int,
         config: TrainConfig,
         compute: Compute,
-        accelerator: Accelerator,
+        processes: Processes,
     ) -> None:
         if not len(data):
             raise ParameterError("no training rows: loosen the filters or raise num_samples")
         self.model, self.data, self.padding = model, data, padding
-        self.config, self.compute, self.accelerator = config, compute, accelerator
+        self.config, self.compute, self.processes = config, compute, processes
         self.names = [name for name, _ in model.trm_parameters()]
         self.parameters = [p for _, p in model.trm_parameters()]
         self.optimizer = torch.optim.AdamW(
@@ -58,9 +58,9 @@ class Trainer:
             betas=(0.9, config.beta2),
             weight_decay=config.weight_decay,
         )
-        self.autocast = autocast_dtype(compute.precision, accelerator.device)
+        self.autocast = autocast_dtype(compute.precision, processes.device)
         self.scaler = torch.amp.GradScaler(
-            accelerator.device.type, enabled=self.autocast is torch.float16
+            processes.device.type, enabled=self.autocast is torch.float16
         )
         self.ema = EMA(self.parameters, config.ema_decay)
         self.by_length = np.argsort(data.lengths, kind="stable")
@@ -79,7 +79,7 @@ class Trainer:
         return {
             **train,
             **asdict(self.model.config),
-            "micro-batches in a step": accumulation * self.accelerator.num_processes,
+            "micro-batches in a step": accumulation * self.processes.num_processes,
             "data": self.data.key,
         }
 
@@ -89,8 +89,8 @@ class Trainer:
             plan = plan_batches(self.data.lengths, self.config.batch, self.config.seed, epoch)
             self._share = rank_share(
                 plan,
-                self.accelerator.process_index,
-                self.accelerator.num_processes,
+                self.processes.process_index,
+                self.processes.num_processes,
                 self.config.gradient_accumulation,
             )
             self._epoch = epoch
@@ -156,8 +156,8 @@ class Trainer:
         for parameter in self.parameters:
             if parameter.grad is None:  # as y_init's after the first supervision step
                 parameter.grad = torch.zeros_like(parameter)
-            if self.accelerator.num_processes > 1:
-                parameter.grad = self.accelerator.reduce(parameter.grad, "sum")
+            if self.processes.num_processes > 1:
+                parameter.grad = self.processes.reduce(parameter.grad, "sum")
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.lr * cosine_with_warmup(
                 self.step, self.steps, self.config.warmup_steps
@@ -173,7 +173,7 @@ class Trainer:
         return norm.item()
 
     def _replace(self, done: list[list[int]]) -> int:
-        first = self.accelerator.process_index * self.config.gradient_accumulation
+        first = self.processes.process_index * self.config.gradient_accumulation
         for index, (batch, places) in enumerate(zip(self.micro_batches, done, strict=True)):
             seed = (self.config.seed, self.step, first + index)
             replace(self.model, self.data, self.by_length, batch, places, self.padding, seed)
@@ -181,10 +181,10 @@ class Trainer:
 
     def _total(self, values: list[float]) -> list[float]:
         """Sums over all processes."""
-        if self.accelerator.num_processes == 1:
+        if self.processes.num_processes == 1:
             return values
-        on_device = torch.tensor(values, dtype=torch.float64, device=self.accelerator.device)
-        return self.accelerator.reduce(on_device, "sum").tolist()
+        on_device = torch.tensor(values, dtype=torch.float64, device=self.processes.device)
+        return self.processes.reduce(on_device, "sum").tolist()
 
     def _no_number(self, supervision: int) -> str:
         rows = [row for batch in self.micro_batches for row in batch.rows]
@@ -204,7 +204,7 @@ class Trainer:
     def tensors(self) -> dict[str, Tensor]:
         """Everything that moves and is the same in all processes, by name."""
         saved = {"random": torch.get_rng_state()}
-        if self.accelerator.device.type == "cuda":
+        if self.processes.device.type == "cuda":
             saved["random.cuda"] = torch.cuda.get_rng_state()
         for name, parameter, average in zip(
             self.names, self.parameters, self.ema.averages, strict=True
@@ -234,7 +234,7 @@ class Trainer:
                     for key in moments
                 }
         torch.set_rng_state(tensors["random"])
-        if "random.cuda" in tensors and self.accelerator.device.type == "cuda":
+        if "random.cuda" in tensors and self.processes.device.type == "cuda":
             torch.cuda.set_rng_state(tensors["random.cuda"])
         self.step = step
         self.ema.updates = rest["averages"]
@@ -243,7 +243,7 @@ class Trainer:
     def held_out_loss(self, held_out: TokenSet) -> tuple[float, float]:
         """Of the averaged weights and of the backbone, shared out over the processes."""
         batches = plan_batches(held_out.lengths, self.config.batch, seed=0, epoch=0)
-        mine = batches[self.accelerator.process_index :: self.accelerator.num_processes]
+        mine = batches[self.processes.process_index :: self.processes.num_processes]
         with self.ema.in_place():
             sums = loss_sums(self.model, held_out, mine, self.padding, self.compute.logits_chunk)
         ours, theirs, count = self._total(sums.tolist())

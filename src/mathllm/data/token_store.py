@@ -21,10 +21,11 @@ import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from mathllm.data.chat import END_OF_TURN, SYSTEM_PROMPT, Example, encode
+from mathllm.data.chat import END_OF_TURN, SYSTEM_PROMPT, encode
 from mathllm.data.staging import is_full, locked, publish, staging
 from mathllm.errors import DataError
 from mathllm.files import digest
+from mathllm.tokens.rows import Example, TokenSet
 
 FORMAT = 1  # part of every key: a new format never reads an old cache
 ROWS_AT_ONCE = 2_048  # enough to keep all cores of the tokenizer busy, few enough for memory
@@ -32,101 +33,52 @@ COLUMNS = ("id", "problem", "solution")
 TOKENS, ROWS, DESCRIPTION = "tokens.bin", "rows.parquet", "description.json"
 
 
-class TokenSet(Sequence[Example]):
-    """Rows as token ids, in memory or mapped from disk.
-
-    lengths, prompts: int32 [rows], tokens of the whole row and of its prompt. `report`
-    counts what was read, kept and dropped, and why.
-    """
-
-    def __init__(
-        self,
-        tokens: np.ndarray,
-        lengths: np.ndarray,
-        prompts: np.ndarray,
-        key: str,
-        report: Mapping[str, int],
-        folder: Path | None = None,
-    ) -> None:
-        self.tokens, self.lengths, self.prompts = tokens, lengths, prompts
-        self.key, self.report, self.folder = key, dict(report), folder
-        self._ends = np.cumsum(lengths, dtype=np.int64)
-
-    @classmethod
-    def of(cls, examples: Sequence[Example]) -> "TokenSet":
-        """The examples in memory; the key is the digest of their content."""
-        tokens = np.array([t for e in examples for t in e.tokens], dtype=np.int32)
-        lengths = np.array([len(e.tokens) for e in examples], dtype=np.int32)
-        prompts = np.array([e.prompt for e in examples], dtype=np.int32)
-        content = b"".join(part.tobytes() for part in (lengths, prompts, tokens))
-        key = hashlib.sha256(content).hexdigest()[:16]
-        return cls(tokens, lengths, prompts, key, {"kept": len(examples)})
-
-    @classmethod
-    def open(cls, folder: Path) -> "TokenSet":
-        """Map a set from disk. Raises DataError unless it is there and whole."""
-        folder = Path(folder)
-        try:
-            described = dict(json.loads((folder / DESCRIPTION).read_text(encoding="utf-8")))
-            if described["sum"] != _sum_of(described):
-                raise DataError(f"{DESCRIPTION} is not the file that was written")
-            if described["format"] != FORMAT:
-                raise DataError(f"format {described['format']}, this version reads {FORMAT}")
-            for name, expected in described["sums"].items():
-                if digest(folder / name) != expected:
-                    raise DataError(f"{name} is not the file that was written")
-            rows = pl.read_parquet(folder / ROWS, columns=["length", "prompt"])
-            tokens = (
-                np.memmap(folder / TOKENS, dtype=np.int32, mode="r")
-                if len(rows)
-                else np.empty(0, dtype=np.int32)
-            )
-        except (
-            *(OSError, ValueError, KeyError, TypeError),
-            *(pl.exceptions.PolarsError, DataError),
-        ) as fault:
-            raise DataError(
-                f"{folder} is no whole set of tokens ({fault}): remove it, and the train "
-                "notebook makes it again"
-            ) from fault
-        return cls(
-            tokens,
-            rows["length"].to_numpy(),
-            rows["prompt"].to_numpy(),
-            described["key"],
-            described["report"],
-            folder,
+def open_tokens(folder: Path) -> TokenSet:
+    """Map a set from disk. Raises DataError unless it is there and whole."""
+    folder = Path(folder)
+    try:
+        described = dict(json.loads((folder / DESCRIPTION).read_text(encoding="utf-8")))
+        if described["sum"] != _sum_of(described):
+            raise DataError(f"{DESCRIPTION} is not the file that was written")
+        if described["format"] != FORMAT:
+            raise DataError(f"format {described['format']}, this version reads {FORMAT}")
+        for name, expected in described["sums"].items():
+            if digest(folder / name) != expected:
+                raise DataError(f"{name} is not the file that was written")
+        rows = pl.read_parquet(folder / ROWS, columns=["length", "prompt"])
+        tokens = (
+            np.memmap(folder / TOKENS, dtype=np.int32, mode="r")
+            if len(rows)
+            else np.empty(0, dtype=np.int32)
         )
+    except (
+        *(OSError, ValueError, KeyError, TypeError),
+        *(pl.exceptions.PolarsError, DataError),
+    ) as fault:
+        raise DataError(
+            f"{folder} is no whole set of tokens ({fault}): remove it, and the train "
+            "notebook makes it again"
+        ) from fault
+    return TokenSet(
+        tokens,
+        rows["length"].to_numpy(),
+        rows["prompt"].to_numpy(),
+        described["key"],
+        described["report"],
+        folder,
+    )
 
-    def save(self, folder: Path) -> Path:
-        """Write the set to folder/<key>, whole or not at all; returns that path."""
-        place = Path(folder) / self.key
-        with _writing(place.parent) as writer:
-            if _found(place, writer.staged) is None:
-                for start in range(0, len(self), ROWS_AT_ONCE):
-                    rows = range(start, min(start + ROWS_AT_ONCE, len(self)))
-                    writer.add([str(i) for i in rows], [self[i] for i in rows])
-                writer.publish(place, self.report)
-        return place
 
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def __getitem__(self, index: int) -> Example:
-        end = self._ends[index]
-        return Example(self.tokens[end - self.lengths[index] : end], int(self.prompts[index]))
-
-    @property
-    def label_share(self) -> float:
-        """Label tokens among all tokens."""
-        return 1 - float(self.prompts.sum()) / max(1.0, float(self.lengths.sum()))
-
-    def ids(self, indices: Sequence[int]) -> list[str]:
-        """The rows' ids, as their source names them."""
-        if self.folder is None:
-            return [str(i) for i in indices]
-        column = pl.read_parquet(self.folder / "rows.parquet", columns=["id"])["id"]
-        return column.gather(list(indices)).to_list()
+def save_tokens(data: TokenSet, folder: Path) -> Path:
+    """Write the set to folder/<key>, whole or not at all; returns that path."""
+    place = Path(folder) / data.key
+    with _writing(place.parent) as writer:
+        if _found(place, writer.staged) is None:
+            for start in range(0, len(data), ROWS_AT_ONCE):
+                rows = range(start, min(start + ROWS_AT_ONCE, len(data)))
+                writer.add([str(i) for i in rows], [data[i] for i in rows])
+            writer.publish(place, data.report)
+    return place
 
 
 def _sum_of(described: Mapping[str, Any]) -> str:
@@ -245,7 +197,7 @@ def prepare(
         if not report["kept"]:
             raise DataError(_nothing_left(report, max_length))
         writer.publish(folder / key, report)
-    return TokenSet.open(folder / key)
+    return open_tokens(folder / key)
 
 
 def _found(place: Path, staged: Path) -> TokenSet | None:
@@ -258,7 +210,7 @@ def _found(place: Path, staged: Path) -> TokenSet | None:
         if not place.is_dir():
             return None
         try:
-            return TokenSet.open(place)
+            return open_tokens(place)
         except DataError as fault:
             tqdm.write(f"made again: {fault}")
             place.rename(staged / "damaged")

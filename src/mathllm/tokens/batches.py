@@ -1,14 +1,11 @@
-"""Examples to batches of like length under a token budget.
-
-Knows token ids and lengths. Knows neither text nor models.
-"""
+"""Rows to batches of like length under a token budget."""
 
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 
-from mathllm.data.chat import Example
+from mathllm.tokens.rows import Example
 
 IGNORED = -100  # the label that cross_entropy skips
 
