@@ -26,6 +26,14 @@ class ParameterError(UserError):
     """A notebook or command-line parameter that is missing, unknown or of a wrong type."""
 
 
+class EndpointError(UserError, ValueError):
+    """A function that the evaluation package would not take as an endpoint."""
+
+
+class EvaluationPackageError(UserError):
+    """The competition's own evaluation package is not whole, or calls another endpoint."""
+
+
 class PortError(UserError):
     """No port of the evaluation protocol is free."""
 

@@ -98,12 +98,12 @@ def find_competition_file(name: str) -> Path:
 
 
 def find_real_package() -> Path | None:
-    """The folder to put on sys.path for the competition's own evaluation package, or None."""
+    """The folder to put on sys.path for the competition's own evaluation package, or None.
+
+    Whether the package is whole is not looked at.
+    """
     folder = find_competition()
-    if folder is None:
-        return None
-    module = folder.joinpath(*CURRENT.server_module.split(".")).with_suffix(".py")
-    return folder if module.is_file() else None
+    return folder if folder is not None and (folder / CURRENT.package).is_dir() else None
 
 
 def locate(name: str) -> Path:

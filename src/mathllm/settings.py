@@ -4,28 +4,80 @@ Knows names, ranges, limits and the score rule. Knows nothing of files found, of
 or of solving: other modules ask `CURRENT` instead of naming a competition.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+
+
+@dataclass(frozen=True)
+class EvaluationPackage:
+    """What versions of Kaggle's evaluation package do differently.
+
+    `takes_methods`: a bound method may be an endpoint, under Class.method and under its bare
+    name. The server takes the first free of `server_ports`; a rerun's gateway tries
+    `gateway_ports`, a local run's the server's own.
+    `local_response_seconds` limit a reply of a local run, None as in a rerun.
+    `lost_host_is_connection`: a server's host name that could be looked up once and is gone
+    counts as a failed connection, not as a fault of the gateway.
+    """
+
+    version: str
+    takes_methods: bool
+    server_ports: tuple[int, ...]
+    gateway_ports: tuple[int, ...]
+    local_response_seconds: float | None
+    lost_host_is_connection: bool
+
+
+_PORTS_0_9 = (50051, *range(60053, 60063))
+# 0.9.0 came with AIMO3's files, 1.4.0 with those of a later competition.
+PACKAGES = {
+    package.version: package
+    for package in (
+        EvaluationPackage("0.9.0", False, _PORTS_0_9, _PORTS_0_9, None, False),
+        EvaluationPackage(
+            version="1.4.0",
+            takes_methods=True,
+            server_ports=(50051, *range(60053, 60144, 10)),
+            gateway_ports=tuple(range(50051, 50057)),
+            local_response_seconds=3600.0,
+            lost_host_is_connection=True,
+        ),
+    )
+}
+
+
+def evaluation_package(version: str) -> EvaluationPackage:
+    """The rules of a version; of an unknown one, those of the newest before it, or the oldest."""
+
+    def order(text: str) -> list[int]:
+        return [int(part) for part in re.findall(r"\d+", text)]
+
+    known = sorted(PACKAGES, key=order)
+    before = [name for name in known if order(name) <= order(version)]
+    return PACKAGES[before[-1] if before else known[0]]
 
 
 @dataclass(frozen=True)
 class Competition:
     """One competition. `points[k]` is what a problem earns when k of the `runs` were right.
 
-    `server_module` and `server_class` name the competition's own inference server inside
-    `package`, which its files bring. `series_format` is how that package writes a polars
-    Series: in Parquet up to its version 0.9, as an Arrow stream from 1.x on. Hours limit a
-    whole notebook; `startup_seconds` is how long the gateway waits for a server to listen,
-    `response_seconds` how long for one reply.
+    Its files bring the evaluation package: `package` names it, `package_version` is the one
+    that was met there, and `server_module`, `gateway_module` and their classes are the
+    competition's own, somewhere inside it. `endpoint` is the function that the gateway calls.
+    Hours limit a whole notebook; `startup_seconds` is how long the gateway waits for a server
+    to listen, `response_seconds` how long for a reply after the first.
     """
 
     name: str
     slug: str
     package: str
+    package_version: str
     server_module: str
     server_class: str
-    series_format: Literal["parquet", "arrow"]
+    gateway_module: str
+    gateway_class: str
+    endpoint: str
     id_column: str
     problem_column: str
     answer_column: str
@@ -50,9 +102,12 @@ AIMO3 = Competition(
     name="AI Mathematical Olympiad - Progress Prize 3",
     slug="ai-mathematical-olympiad-progress-prize-3",
     package="kaggle_evaluation",
-    server_module="kaggle_evaluation.aimo_3_inference_server",
+    package_version="0.9.0",
+    server_module="aimo_3_inference_server",
     server_class="AIMO3InferenceServer",
-    series_format="parquet",
+    gateway_module="aimo_3_gateway",
+    gateway_class="AIMO3Gateway",
+    endpoint="predict",
     id_column="id",
     problem_column="problem",
     answer_column="answer",

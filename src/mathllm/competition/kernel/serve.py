@@ -4,11 +4,9 @@ Knows which server to use, what to load, and how a run ends. Knows nothing of ho
 becomes an answer (submission.py), or of the wire.
 """
 
-import importlib
 import logging
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,9 +17,10 @@ from mathllm import paths
 from mathllm.answers import sympy_process
 from mathllm.competition.kernel import backbone, install, integrity
 from mathllm.competition.kernel.journal import NAME, Journal, is_unfinished, warnings_to
+from mathllm.competition.kernel.package import Server, make_server
 from mathllm.competition.kernel.submission import Submission, cause_of
-from mathllm.competition.protocol.server import InferenceServer
 from mathllm.competition.rehearsal import faults
+from mathllm.errors import EvaluationPackageError
 from mathllm.settings import CURRENT
 from mathllm.solving import Budget, EngineSettings, Solver, SolverSettings, load_solver
 
@@ -40,7 +39,7 @@ def serve(
     """Serve until the end in a rerun; play the gateway over test.csv in a commit run.
 
     `weights` is as paths.locate_weights takes it, `bundle` what the notebook was vendored
-    with (attached.stamp), "" if it was not. In a commit run the first fault is raised as it
+    with (integrity.stamp), "" if it was not. In a commit run the first fault is raised as it
     is; in a rerun only what keeps the server from listening (PortError), or the early end of
     our gateway (GatewayGoneError).
     """
@@ -82,61 +81,52 @@ def _survived(rerun: bool) -> Iterator[None]:
 def _run(submission: Submission, test_file: Path | None) -> None:
     """From listening to the end; `test_file` is a commit run's, None in a rerun."""
     journal = submission.journal
-    endpoint = _endpoint(submission)
-    server = _competitions_server(endpoint, submission.rerun) or InferenceServer(endpoint)
-    ours = isinstance(server, InferenceServer)
-    port = server.start() if ours else None
-    journal.write("listening", package="mathllm" if ours else CURRENT.package, port=port)
-    print(f"listening{f' on port {port}' if ours else ''}, the weights are being loaded")
+    made = make_server(_endpoint(submission), submission.rerun)
+    server = made.server
+    port = server.start() if made.ours else getattr(server, "port", None)
+    journal.write("listening", package=made.package, version=made.version, port=port)
+    print(f"listening by {made.package}, version {made.version} of the evaluation API")
     submission.start()
     try:
         if test_file is not None:
             # Ours would say a line for each answer too.
-            quiet = {"report": lambda _: None} if ours else {}
+            quiet = {"report": lambda _: None} if made.ours else {}
             server.run_local_gateway((str(test_file),), **quiet)
             cause = "the gateway is done"
         else:
-            cause = server.serve().value if ours else _until_sigterm(server.serve)
+            cause = server.serve().value if made.ours else _until_sigterm(server.serve)
     except Exception as error:
-        submission.close(cause_of(submission.fault or error))
-        if submission.fault is not None:
-            raise submission.fault from None
-        raise
+        fault = submission.fault or _misnamed(error, made) or error
+        submission.close(cause_of(fault))
+        if fault is error:
+            raise
+        raise fault from None
     submission.close(cause)
 
 
 def _endpoint(submission: Submission) -> Callable[..., Any]:
     """The function that the gateway calls, by its name.
 
-    A plain one: version 0.9 of the competition's package takes no bound method, no partial
+    A plain one: version 0.9.0 of the competition's package takes no bound method, no partial
     and no callable object.
     """
 
-    def predict(*columns: Any) -> Any:
-        return submission.predict(*columns)
+    def predict(*columns: Any, **named: Any) -> Any:
+        return submission.predict(*columns, **named)
 
+    predict.__name__ = CURRENT.endpoint
     return predict
 
 
-def _competitions_server(endpoint: Callable[..., Any], rerun: bool) -> Any:
-    """The competition's own server, where its files are at hand and can be imported.
-
-    Raises what importing raised in a commit run; in a rerun ours takes its place, since both
-    speak the same protocol.
-    """
-    folder = paths.find_real_package()
-    if folder is None:
+def _misnamed(error: Exception, made: Server) -> EvaluationPackageError | None:
+    """What to mend where a gateway, ours or theirs, calls an endpoint that is not served."""
+    kind = getattr(error, "error_type", None) or getattr(error, "kind", None)
+    if getattr(kind, "name", "") != "SERVER_MISSING_ENDPOINT":
         return None
-    # Its modules import each other from both folders.
-    sys.path += [str(folder), str(folder / CURRENT.package)]
-    try:
-        module = importlib.import_module(CURRENT.server_module)
-        return getattr(module, CURRENT.server_class)(endpoint)
-    except Exception as error:
-        if not rerun:
-            raise
-        print(f"{CURRENT.package} cannot be used, ours stands in: {cause_of(error)}")
-        return None
+    return EvaluationPackageError(
+        f"{CURRENT.package} {made.version} calls another endpoint than {CURRENT.endpoint!r}: "
+        f"correct the endpoint of {CURRENT.slug} in settings.py"
+    )
 
 
 class _Terminated(BaseException):

@@ -16,7 +16,7 @@ import threading
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,23 +69,38 @@ class Submission:
         """Begin to load the solver. Once is enough, and needed before the first problem."""
         self._loading.start()
 
-    def predict(self, id_: Any, problem: Any, *_extra_columns: Any) -> pl.DataFrame:
-        """One row (id, answer) for an id and a problem, each a Series of length 1.
+    def predict(self, *columns: Any, **named: Any) -> pl.DataFrame:
+        """A row (id, answer) for each problem asked for, which is one in every known gateway.
 
-        Further columns, such as the answer of reference.csv, are not looked at.
+        `columns` are the ids and the problems, each a Series, or one frame that has both, of
+        polars or pandas; by name they may come too. Further columns, such as the answer of
+        reference.csv, are not looked at.
         """
+        try:
+            problems = _problems(columns, named)
+        except Exception as error:
+            if not self.rerun:
+                self.fault = error
+                raise
+            problems = [("", error)]
+        answers = [self._answer(identifier, problem) for identifier, problem in problems]
+        ids = [identifier for identifier, _ in problems]
+        return pl.DataFrame({CURRENT.id_column: ids, CURRENT.answer_column: answers})
+
+    def _answer(self, identifier: Any, problem: Any) -> int:
+        """The answer to one problem; an exception in its place is a fault of the request."""
         started = time.monotonic()
-        identifier: Any = ""
         digest = ""
         solution: Solution | None = None
         fault: BaseException | None = None
         try:
-            identifier = _only(id_)
-            text = str(_only(problem))
+            if isinstance(problem, Exception):
+                raise problem
+            text = "" if problem is None else str(problem)
             digest = _digest(text)
             if (again := self._known.get((str(identifier), digest))) is not None:
                 self._note("again", id=str(identifier), answer=again)
-                return _row(identifier, again)
+                return again
             solution = self._solve(str(identifier), text)
         except KeyboardInterrupt:
             raise
@@ -105,10 +120,10 @@ class Submission:
             self.fault = fault
             raise fault
         if solution is None:
-            return _row(identifier, FALLBACK)
+            return FALLBACK
         if self.rerun:
             self._known[str(identifier), digest] = solution.answer
-        return _row(identifier, solution.answer)
+        return solution.answer
 
     def close(self, cause: str) -> None:
         """Say why the run ended."""
@@ -213,11 +228,6 @@ class Submission:
             self._report(f"{event} cannot be recorded: {error}")
 
 
-def _row(identifier: Any, answer: int) -> pl.DataFrame:
-    """What the gateway is given."""
-    return pl.DataFrame({CURRENT.id_column: [identifier], CURRENT.answer_column: [answer]})
-
-
 def _digest(problem: str) -> str:
     """Tells a problem's text from another's, for any text that a gateway can send."""
     return hashlib.sha256(problem.encode("utf-8", "surrogatepass")).hexdigest()[:16]
@@ -238,14 +248,32 @@ def _seconds_since_start(journal: Path) -> float:
     return max(0.0, time.time() - starts[0]) if starts else 0.0
 
 
-def _only(value: Any) -> Any:
-    """The value of a Series of length 1; a plain string stands for itself."""
-    if isinstance(value, str):
-        return value
-    values = list(value)
-    if len(values) != 1:
-        raise ValueError(f"predict takes one problem at a time, {len(values)} values came")
-    return "" if values[0] is None else values[0]
+def _problems(columns: tuple[Any, ...], named: Mapping[str, Any]) -> list[tuple[Any, Any]]:
+    """(id, problem) of each row that a gateway has sent. Raises ValueError for anything else."""
+    wanted = (CURRENT.id_column, CURRENT.problem_column)
+    if len(columns) == 1 and hasattr(columns[0], "columns"):
+        frame = columns[0]
+        if missing := [name for name in wanted if name not in frame.columns]:
+            raise ValueError(f"the gateway sent a frame without {', '.join(missing)}")
+        values = [_values(frame[name]) for name in wanted]
+    else:
+        given = [*columns, *(named[name] for name in wanted[len(columns) :] if name in named)]
+        if len(given) < len(wanted):
+            raise ValueError(f"the gateway sent {len(given)} columns, expected {', '.join(wanted)}")
+        values = [_values(column) for column in given[:2]]
+    ids, problems = values
+    if len(ids) != len(problems) or not ids:
+        raise ValueError(f"the gateway sent {len(ids)} ids and {len(problems)} problems")
+    return list(zip(("" if id_ is None else id_ for id_ in ids), problems, strict=True))
+
+
+def _values(column: Any) -> list[Any]:
+    """Of a Series, a frame of one column, or a scalar, which stands for itself."""
+    if hasattr(column, "columns"):
+        if len(column.columns) != 1:
+            raise ValueError(f"the gateway sent a frame with {len(column.columns)} columns as one")
+        column = column[column.columns[0]]
+    return list(column) if hasattr(column, "__len__") and not isinstance(column, str) else [column]
 
 
 def cause_of(fault: BaseException) -> str:

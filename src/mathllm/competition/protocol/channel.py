@@ -1,21 +1,16 @@
 """What both sides of the evaluation protocol must agree on beside the values themselves.
 
-Knows the service's name, ports and channel options, and whether a process still lives.
-Facts of the public kaggle_evaluation package, versions 0.3 to 1.4; see also messages.py.
+Knows the service's name and channel options, and whether a process still lives. Facts of
+the public kaggle_evaluation package, versions 0.9.0 and 1.4.0; see also messages.py.
 """
 
+import json
 import os
 import select
 import sys
 
 SERVICE = "kaggle_evaluation_client.KaggleEvaluationService"
 METHOD = "Send"
-
-# The package's clients up to 0.9 try 50051 and 60053…60062, those from 1.x on 50051 and
-# 60053, 60063 … 60143. A server cannot know which will come, so it prefers the two ports
-# that all of them try; after those come the older ones', which this competition has. Our
-# own client tries them all.
-PORTS = (50051, 60053, *range(60054, 60063), *range(60063, 60144, 10))
 
 # Keepalive as the package has it: its clients ping every minute while a prediction runs, and
 # a server that does not permit this cuts the connection after a few minutes of silence.
@@ -30,13 +25,26 @@ _CHANNEL = (
 )
 # By default two servers may share a port, and requests go to either.
 SERVER_OPTIONS = (*_CHANNEL, ("grpc.so_reuseport", 0))
-# A proxy set for the rest of the world has no business between two local processes; and a
-# prediction whose server died is not sent again.
-CLIENT_OPTIONS = (*_CHANNEL, ("grpc.enable_http_proxy", 0), ("grpc.enable_retries", 0))
+# A call that finds nobody is made five times within a second. A proxy set for the rest of the
+# world has no business between two local processes.
+_RETRY = {
+    "maxAttempts": 5,
+    "initialBackoff": "0.1s",
+    "maxBackoff": "1s",
+    "backoffMultiplier": 1,
+    "retryableStatusCodes": ["UNAVAILABLE"],
+}
+CLIENT_OPTIONS = (
+    *_CHANNEL,
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.service_config", json.dumps({"methodConfig": [{"name": [{}], "retryPolicy": _RETRY}]})),
+)
 
 # gRPC's own words for an exception in a handler; the package's gateway looks for them.
 RAISED = "Exception calling application: "
 NO_LISTENER = "No listener for {} was registered."
+RERUN_HOST = "inference_server"  # the server's name in a rerun, where it is another container
+LOCAL_HOST = "localhost"
 
 # Our gateway says in a header which process it is and whether its last problem has come,
 # "<pid> more" or "<pid> last". Headers are no part of the protocol: others ignore it.

@@ -1,6 +1,7 @@
 """The gateway's end of the wire: finds the server, asks it, and names what goes wrong.
 
-Knows ports, connections and the kinds of error. Knows nothing of problems, files or scores.
+Plays the client of Kaggle's evaluation package, with its retries, its deadlines and its kinds
+of error, in the order in which it tells them apart. Knows nothing of problems, files or scores.
 """
 
 import enum
@@ -12,20 +13,21 @@ from typing import Any
 
 import grpc
 
+from mathllm import paths
 from mathllm.competition.protocol import messages
 from mathllm.competition.protocol.channel import (
     CLIENT_OPTIONS,
     GATEWAY_HEADER,
+    LOCAL_HOST,
     METHOD,
     NO_LISTENER,
-    PORTS,
     RAISED,
+    RERUN_HOST,
     SERVICE,
 )
-from mathllm.settings import CURRENT
+from mathllm.settings import CURRENT, EvaluationPackage, evaluation_package
 
-RETRY_SECONDS = 0.2  # between two rounds over all ports
-CONNECT_SECONDS = 5.0  # for something that accepts connections to prove that it speaks gRPC
+RETRY_SECONDS = 0.1  # between two ports
 
 
 class ErrorKind(enum.IntEnum):
@@ -53,45 +55,44 @@ class GatewayError(Exception):
 class Client:
     """Calls the endpoints of one server. The first call waits for it to listen.
 
-    Every port is tried in turn until one answers; then the client stays with it. Seconds are
-    wall clock: `startup_seconds` for the server to listen, `response_seconds` for one reply.
+    Every port is tried in turn until one answers; then the client stays with it. `host` None
+    is the competition's name for the server's container in a rerun, and this machine
+    otherwise; `ports` None are those of the `package`. Seconds are wall clock:
+    `startup_seconds` for the server to listen, `response_seconds` for each reply but the
+    first, which has no deadline.
     """
 
     def __init__(
         self,
-        host: str = "localhost",
-        ports: Sequence[int] = PORTS,
+        host: str | None = None,
+        ports: Sequence[int] | None = None,
         startup_seconds: float = CURRENT.startup_seconds,
         response_seconds: float = CURRENT.response_seconds,
-        series_format: messages.SeriesFormat = CURRENT.series_format,
+        package: EvaluationPackage | None = None,
     ):
         self.port: int | None = None  # the server's, once it has answered
-        self._host = host
-        self._ports = tuple(ports)
+        self._package = package or evaluation_package(CURRENT.package_version)
+        self._host = host or (RERUN_HOST if paths.is_rerun() else LOCAL_HOST)
+        self._ports = tuple(ports or self._package.gateway_ports)
         self._startup_seconds = startup_seconds
         self._response_seconds = response_seconds
-        self._series_format = series_format
         self._channel: grpc.Channel | None = None
+        self._host_was_found = False
 
     def send(self, name: str, *args: Any, last: bool = False) -> Any:
         """What endpoint `name` returns. `last` says that no further call will follow.
 
         Raises GatewayError, of the kind that the competition's own gateway would report.
         """
-        request = messages.request(name, args, self._series_format)
+        request = messages.request(name, args)
         try:
             if self._channel is None:
                 response = self._first(request, last)
             else:
-                response = self._call(self._channel, request, last)
+                response = self._call(self._channel, request, last, self._response_seconds)
         except grpc.RpcError as error:
             raise self._explained(error, name) from None
-        try:
-            return messages.deserialize(response.payload)
-        except Exception as error:
-            raise GatewayError(
-                ErrorKind.INVALID_SUBMISSION, f"the reply of {name} cannot be read: {error}"
-            ) from error
+        return messages.deserialize(response.payload)
 
     def close(self) -> None:
         """Close the connection, if there is one."""
@@ -99,57 +100,51 @@ class Client:
             self._channel.close()
             self._channel = None
 
-    def _call(self, channel: grpc.Channel, request: Any, last: bool) -> Any:
+    def _call(self, channel: grpc.Channel, request: Any, last: bool, timeout: float | None) -> Any:
         call = channel.unary_unary(
             f"/{SERVICE}/{METHOD}",
             request_serializer=messages.Request.SerializeToString,
             response_deserializer=messages.Response.FromString,
         )
         header = (GATEWAY_HEADER, f"{os.getpid()} {'last' if last else 'more'}")
-        return call(request, timeout=self._response_seconds, metadata=(header,))
+        return call(request, timeout=timeout, metadata=(header,))
 
     def _first(self, request: Any, last: bool) -> Any:
-        """Goes round the ports until a server of this service answers."""
+        """Goes round the ports until a server answers; any other answer than nobody's counts."""
         deadline = time.monotonic() + self._startup_seconds
-        while True:
+        while time.monotonic() < deadline:
             for port in self._ports:
-                channel = self._connect(port)
-                if channel is None:
-                    continue
+                channel = grpc.insecure_channel(f"{self._host}:{port}", options=CLIENT_OPTIONS)
                 try:
-                    response = self._call(channel, request, last)
+                    response = self._call(channel, request, last, timeout=None)
                 except grpc.RpcError as error:
                     channel.close()
-                    # Some other gRPC service has that port. (One that does not speak gRPC
-                    # was refused above, and a server that dies now has died in its work.)
-                    if error.code() is grpc.StatusCode.UNIMPLEMENTED:
-                        continue
-                    self.port = port
-                    raise
-                self._channel, self.port = channel, port
-                return response
-            if time.monotonic() >= deadline:
-                raise GatewayError(
-                    ErrorKind.SERVER_NEVER_STARTED,
-                    f"no server listened on {self._host} within {self._startup_seconds:g} s "
-                    f"(ports {', '.join(map(str, self._ports))}); see the kernel's own output",
-                )
-            time.sleep(RETRY_SECONDS)
+                    if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                        self.port = port
+                        raise
+                else:
+                    self._channel, self.port = channel, port
+                    return response
+                self._look_up()
+                time.sleep(RETRY_SECONDS)
+        raise GatewayError(
+            ErrorKind.SERVER_NEVER_STARTED,
+            f"no server listened on {self._host} within {self._startup_seconds:g} s "
+            f"(ports {', '.join(map(str, self._ports))}); see the kernel's own output",
+        )
 
-    def _connect(self, port: int) -> grpc.Channel | None:
-        """A channel that is ready, or None if nothing there speaks gRPC."""
+    def _look_up(self) -> None:
+        """A server's container that is gone takes its name along."""
         try:
-            # gRPC alone would try a closed port again and again until its own deadline.
-            socket.create_connection((self._host, port), CONNECT_SECONDS).close()
-        except OSError:
-            return None
-        channel = grpc.insecure_channel(f"{self._host}:{port}", options=CLIENT_OPTIONS)
-        try:
-            grpc.channel_ready_future(channel).result(CONNECT_SECONDS)
-        except grpc.FutureTimeoutError:
-            channel.close()
-            return None
-        return channel
+            socket.gethostbyname(self._host)
+        except socket.gaierror as error:
+            died = self._host_was_found and self._package.lost_host_is_connection
+            raise GatewayError(
+                ErrorKind.SERVER_CONNECTION_FAILED if died else ErrorKind.GATEWAY_RAISED_EXCEPTION,
+                f"the host {self._host} {'is gone' if self._host_was_found else 'is unknown'}: "
+                f"{error}",
+            ) from None
+        self._host_was_found = True
 
     def _explained(self, error: grpc.RpcError, name: str) -> GatewayError:
         details = error.details() or str(error.code())
@@ -158,8 +153,8 @@ class Client:
             return GatewayError(
                 ErrorKind.SERVER_MISSING_ENDPOINT, f"the server at {where} has no {name}"
             )
-        if details.startswith(RAISED):
-            return GatewayError(ErrorKind.SERVER_RAISED_EXCEPTION, details.removeprefix(RAISED))
+        if RAISED in details:
+            return GatewayError(ErrorKind.SERVER_RAISED_EXCEPTION, details.partition(RAISED)[2])
         if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
             return GatewayError(
                 ErrorKind.GRPC_DEADLINE_EXCEEDED,

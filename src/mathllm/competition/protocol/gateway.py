@@ -2,8 +2,9 @@
 
     python -m mathllm.competition.protocol.gateway --problems FILE.csv --output-dir DIR
 
-Knows problems, replies and the files of a run. Knows nothing of how answers are found, and
-of the wire only that there is a client for it.
+What the original takes and what it ends a run for, at the same moment and under the same name:
+it looks at the type and the rows of each reply, and at their columns only when all are there.
+What its scoring refuses is in submission_file.py.
 """
 
 import argparse
@@ -14,17 +15,18 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mathllm import paths
-from mathllm.competition.protocol.channel import PORTS
 from mathllm.competition.protocol.client import Client, ErrorKind, GatewayError
 from mathllm.competition.protocol.server import Ending, GatewayGoneError, InferenceServer
-from mathllm.errors import ParameterError, UserError
-from mathllm.settings import CURRENT
+from mathllm.errors import ParameterError, ProblemFileError, UserError
+from mathllm.settings import CURRENT, PACKAGES, evaluation_package
 
 if TYPE_CHECKING:
+    import pandas as pd
     import polars as pl
 
 __all__ = [
@@ -37,7 +39,7 @@ __all__ = [
     "run_gateway",
 ]
 
-ENDPOINT = "predict"
+ENDPOINT = "predict"  # what every version calls, whatever a kernel serves
 RESULT_FILE = "result.json"
 MAX_DETAILS = 8000  # characters of ErrorDetails in result.json
 
@@ -52,75 +54,107 @@ def run_gateway(
     progress_file: Path | str | None = None,
     report: Callable[[str], None] = print,
     rerun: bool | None = None,
-) -> "pl.DataFrame":
-    """Ask for every problem, then write submission.parquet: id (str), answer (int), as asked.
+) -> "pl.DataFrame | pd.DataFrame":
+    """Ask for every problem, then write submission.parquet: the ids, then what was replied.
 
     The order is shuffled, by `seed` if given, unless `keep_order`. `report` gets a line for
     each answer, `progress_file` a line of JSON (index from 1, of, id, answer, seconds). In a
     rerun (None: as the environment says) result.json tells how the run ended. Files of an
-    earlier run are removed first. Raises ProblemFileError and GatewayError.
+    earlier run are removed first. Raises ProblemFileError and GatewayError; an exception of
+    any other kind is a GatewayError too, GATEWAY_RAISED_EXCEPTION.
     """
     output_dir = Path(output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
     rerun = paths.is_rerun() if rerun is None else rerun
     for stale in (output_dir / CURRENT.submission_file, output_dir / RESULT_FILE):
         stale.unlink(missing_ok=True)
+    error = None
     try:
         rows = _rows(problems, keep_order, seed)
         submission = _ask_all(rows, client, report, progress_file)
-        _write(output_dir / CURRENT.submission_file, submission.write_parquet)
-    except Exception as error:
+        pandas = not hasattr(submission, "write_parquet")
+        write = partial(submission.to_parquet, index=False) if pandas else submission.write_parquet
+        _write(output_dir / CURRENT.submission_file, write)
+        return submission
+    except (GatewayError, UserError) as fault:
+        error = fault
+    except Exception as fault:
+        details = "".join(traceback.format_exception(fault))
+        error = GatewayError(ErrorKind.GATEWAY_RAISED_EXCEPTION, details)
+        error.__cause__ = fault
+    finally:
         if rerun:
             write_result(output_dir, error)
-        raise
-    if rerun:
-        write_result(output_dir, None)
-    return submission
+    raise error
 
 
-def check_reply(reply: Any, problem_id: str) -> int:
-    """The answer in a reply to one problem.
+def check_reply(reply: Any, rows: int) -> None:
+    """Raises GatewayError of kind INVALID_SUBMISSION unless a reply to `rows` problems is a
+    frame, a Series or a scalar with as many rows."""
+    import numpy as np
+    import pandas as pd
+    import polars as pl
 
-    Raises GatewayError of kind INVALID_SUBMISSION unless it is a polars or pandas frame with
-    one row, this id and an integer answer in range. (The competition's own gateway looks at
-    the number of rows only and puts its own ids in; whatever else is wrong scores nothing.)
-    """
-
-    def invalid(found: str) -> GatewayError:
-        return GatewayError(ErrorKind.INVALID_SUBMISSION, f"problem {problem_id}: {found}")
-
-    id_column, answer_column = CURRENT.id_column, CURRENT.answer_column
-    columns = getattr(reply, "columns", None)
-    if columns is None:
+    if reply is None:
+        raise _invalid("no prediction was received")
+    if isinstance(reply, (pl.DataFrame, pl.Series, pd.DataFrame, pd.Series)):
+        found = len(reply)
+    elif isinstance(reply, (str, int, float, np.int_)):
+        found = 1
+    else:
         kind = f"{type(reply).__module__}.{type(reply).__qualname__}"
-        raise invalid(f"the reply is a {kind}, expected a polars or pandas DataFrame")
-    if missing := {id_column, answer_column} - set(columns):
-        raise invalid(f"the reply has no column {', '.join(sorted(missing))}")
-    if len(reply) != 1:
-        raise invalid(f"the reply has {len(reply)} rows, expected 1")
-    found_id, answer = (reply[name].to_list()[0] for name in (id_column, answer_column))
-    if str(found_id) != problem_id:
-        raise invalid(f"the reply is for id {found_id!r}")
-    if isinstance(answer, bool) or not isinstance(answer, int):
-        raise invalid(f"the answer {answer!r} is no integer")
-    low, high = CURRENT.answer_min, CURRENT.answer_max
-    if not low <= answer <= high:
-        raise invalid(f"the answer {answer} is outside {low}…{high}")
-    return answer
+        raise _invalid(f"the reply is a {kind}, expected a DataFrame, a Series or a scalar")
+    if found != rows:
+        raise _invalid(f"the reply has {found} rows, expected {rows}")
 
 
-def write_result(output_dir: Path, error: Exception | None) -> None:
+def submission_of(replies: Sequence[Any], ids: "pl.DataFrame") -> "pl.DataFrame | pd.DataFrame":
+    """All replies in one frame, the ids first, whatever ids they had.
+
+    Raises GatewayError: INVALID_SUBMISSION where columns differ between replies,
+    GATEWAY_RAISED_EXCEPTION for replies without a name for their column.
+    """
+    import pandas as pd
+    import polars as pl
+
+    if isinstance(replies[0], (pd.DataFrame, pd.Series)):
+        frame = pd.DataFrame(pd.concat(list(replies), ignore_index=True))
+        if list(frame.columns) == [0]:
+            raise _unnamed()
+        for name in ids.columns:
+            frame[name] = ids[name].to_list()
+    elif isinstance(replies[0], pl.DataFrame):
+        if len({reply.width for reply in replies}) > 1:
+            raise _invalid("inconsistent prediction column counts")
+        # polars widens some types by itself, which ones depends on its version.
+        if len({tuple(reply.schema.items()) for reply in replies}) > 1:
+            raise _invalid("inconsistent prediction types")
+        frame = pl.concat(list(replies), how="vertical_relaxed").with_columns(ids)
+    else:  # of polars' Series too: the original cannot stack them
+        raise _unnamed()
+    return frame[[*ids.columns, *(name for name in frame.columns if name not in ids.columns)]]
+
+
+def _invalid(found: str) -> GatewayError:
+    return GatewayError(ErrorKind.INVALID_SUBMISSION, found)
+
+
+def _unnamed() -> GatewayError:
+    return GatewayError(
+        ErrorKind.GATEWAY_RAISED_EXCEPTION,
+        "scalars and Series make no submission here: reply with a DataFrame that has "
+        f"{CURRENT.id_column} and {CURRENT.answer_column}",
+    )
+
+
+def write_result(output_dir: Path, error: GatewayError | UserError | None) -> None:
     """result.json, as the competition's gateway leaves it after a rerun."""
     result: dict[str, Any] = {"Succeeded": error is None}
     if error is not None:
         if isinstance(error, GatewayError):
             kind, details = error.kind, error.details
         else:
-            kind = ErrorKind.GATEWAY_RAISED_EXCEPTION
-            lines = (
-                [str(error)] if isinstance(error, UserError) else traceback.format_exception(error)
-            )
-            details = "".join(lines)
+            kind, details = ErrorKind.GATEWAY_RAISED_EXCEPTION, str(error)
         result |= {
             "ErrorType": int(kind),
             "ErrorName": kind.name,
@@ -131,10 +165,23 @@ def write_result(output_dir: Path, error: Exception | None) -> None:
 
 
 def _rows(problems: Path | str, keep_order: bool, seed: int | None) -> list["pl.DataFrame"]:
-    """One frame of one row for each problem, in the order of asking."""
+    """One frame of one row for each problem, in the order of asking, with all its columns.
+
+    polars decides their types, as in the original. Raises ProblemFileError for ids that this
+    changes, such as 0e6441, which is the number 0.
+    """
+    import polars as pl
+
     from mathllm.data.problems import read_problems
 
-    table = read_problems(problems, CURRENT.answer_min, CURRENT.answer_max)
+    ids = read_problems(problems, CURRENT.answer_min, CURRENT.answer_max)[CURRENT.id_column]
+    table = pl.read_csv(problems)
+    for id_, sent in zip(ids, table[CURRENT.id_column].cast(pl.String), strict=True):
+        if id_ != sent:
+            raise ProblemFileError(
+                f"{problems}: the id {id_} is sent as {sent}, since all ids look like numbers: "
+                "put a letter before them"
+            )
     rows = [table.slice(index, 1) for index in range(len(table))]
     if not keep_order:
         random.Random(seed).shuffle(rows)
@@ -146,29 +193,34 @@ def _ask_all(
     client: Client,
     report: Callable[[str], None],
     progress_file: Path | str | None,
-) -> "pl.DataFrame":
+) -> "pl.DataFrame | pd.DataFrame":
     import polars as pl
 
     if progress_file is not None:
         Path(progress_file).write_text("", encoding="utf-8")
-    ids, answers = [], []
+    replies = []
     for index, row in enumerate(rows, start=1):
-        problem_id = row[CURRENT.id_column].item()
+        problem_id = str(row[CURRENT.id_column].item())
         started = time.monotonic()
         reply = client.send(ENDPOINT, *row.get_columns(), last=index == len(rows))
-        answer = check_reply(reply, problem_id)
+        check_reply(reply, len(row))
         seconds = time.monotonic() - started
-        ids.append(problem_id)
-        answers.append(answer)
+        replies.append(reply)
+        answer = _shown(reply)
         report(f"{index}/{len(rows)}  {problem_id}  answer {answer}  {seconds:.1f} s")
         if progress_file is not None:
             entry = {"index": index, "of": len(rows), "id": problem_id, "answer": answer}
             with Path(progress_file).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(entry | {"seconds": round(seconds, 3)}) + "\n")
-    return pl.DataFrame(
-        {CURRENT.id_column: ids, CURRENT.answer_column: answers},
-        schema={CURRENT.id_column: pl.String, CURRENT.answer_column: pl.Int64},
-    )
+    return submission_of(replies, pl.concat([row.select(CURRENT.id_column) for row in rows]))
+
+
+def _shown(reply: Any) -> str:
+    """The answer in a reply of one row, for people."""
+    if CURRENT.answer_column in getattr(reply, "columns", ()):
+        reply = reply[CURRENT.answer_column]
+    scalar = isinstance(reply, str) or not hasattr(reply, "__len__")
+    return str(reply if scalar else next(iter(reply)))
 
 
 def _write(path: Path, write: Callable[[Path], object]) -> None:
@@ -206,15 +258,15 @@ def _parser() -> argparse.ArgumentParser:
     add("--output-dir", default=".", metavar="DIR", help="for the files written (default: here)")
     add("--keep-order", action="store_true", help="ask in the file's order instead of shuffling")
     add("--seed", type=int, metavar="N", help="of the shuffle (default: another every time)")
-    add("--ports", metavar="P,P,…", help=f"to look for the server (default: {PORTS[0]}, "
-        f"{PORTS[1]} and the others of the protocol)")  # fmt: skip
+    add("--package", choices=PACKAGES, default=CURRENT.package_version,
+        help="version of the evaluation package to play (default: %(default)s)")  # fmt: skip
+    add("--host", metavar="NAME", help="of the server (default: localhost, in a rerun "
+        "inference_server, as on Kaggle)")  # fmt: skip
+    add("--ports", metavar="P,P,…", help="to look for the server (default: the package's)")
     add("--startup-seconds", type=float, default=CURRENT.startup_seconds, metavar="S",
         help="to wait for a server to listen (default: %(default)g)")  # fmt: skip
     add("--response-seconds", type=float, default=CURRENT.response_seconds, metavar="S",
-        help="to wait for one reply (default: %(default)g)")  # fmt: skip
-    add("--series-format", choices=("parquet", "arrow"), default=CURRENT.series_format,
-        help="how polars Series are sent; the kaggle_evaluation package reads parquet up to "
-        "0.9 and arrow from 1.x on, our server both (default: %(default)s)")  # fmt: skip
+        help="to wait for each reply but the first (default: %(default)g)")  # fmt: skip
     add("--progress-file", metavar="FILE", help="gets a line of JSON for each answer")
     return parser
 
@@ -226,10 +278,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         client = Client(
-            ports=_ports(options.ports) if options.ports else PORTS,
+            host=options.host,
+            ports=_ports(options.ports) if options.ports else None,
             startup_seconds=options.startup_seconds,
             response_seconds=options.response_seconds,
-            series_format=options.series_format,
+            package=evaluation_package(options.package),
         )
         try:
             submission = run_gateway(

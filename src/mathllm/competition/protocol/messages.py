@@ -5,20 +5,19 @@ requests in order, or problems.
 
 The descriptors are made at run time in a pool of their own: no generated code, so any
 protobuf from 5 on will do, and the competition's own package may live in the same process.
-Fields and formats are facts of the public kaggle_evaluation package (0.3 to 1.4); its later
-additions (enums, dataclasses, pydantic models) are not supported here. pandas, polars,
-pyarrow and numpy are imported only when a value needs them.
+Fields and formats are facts of the public kaggle_evaluation package (0.9.0 and 1.4.0). Enums,
+dataclasses and pydantic models, which 1.4.0 has, are refused, as there unless their module is
+allowed. pandas, polars, pyarrow and numpy are imported only when a value needs them.
 """
 
 import io
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 PACKAGE = "kaggle_evaluation_client"
-SeriesFormat = Literal["parquet", "arrow"]
 
 INT_MIN, INT_MAX = -(2**63), 2**63 - 1  # int_value is a sint64
 
@@ -39,6 +38,9 @@ _PAYLOAD_FIELDS = (
     ("numpy_array_value", 13, _FIELD.TYPE_BYTES),
     ("numpy_scalar_value", 14, _FIELD.TYPE_BYTES),
     ("bytes_io_value", 15, _FIELD.TYPE_BYTES),
+    ("enum_value", 17, "DataModel"),
+    ("dataclass_value", 18, "DataModel"),
+    ("pydantic_model_value", 19, "DataModel"),
 )
 
 
@@ -81,6 +83,9 @@ def _message_classes() -> Callable[[str], Any]:
         _add_field(payload, name, number, kind).oneof_index = 0
     _add_field(file.message_type.add(name="PayloadList"), "payloads", 1, "Payload", repeated=True)
     _add_map(file.message_type.add(name="PayloadMap"), "payload_map", 1)
+    model = file.message_type.add(name="DataModel")
+    for number, name in enumerate(("module", "class_name", "data"), start=1):
+        _add_field(model, name, number, _FIELD.TYPE_STRING)
     pool = descriptor_pool.DescriptorPool()
     pool.AddSerializedFile(file.SerializeToString())
     return lambda name: message_factory.GetMessageClass(
@@ -96,17 +101,16 @@ PayloadList = _message("PayloadList")
 PayloadMap = _message("PayloadMap")
 
 
-def request(name: str, args: Sequence[Any] = (), series_format: SeriesFormat = "parquet") -> Any:
+def request(name: str, args: Sequence[Any] = ()) -> Any:
     """The Request that calls endpoint `name` with these arguments."""
-    return Request(name=name, args=[serialize(value, series_format) for value in args])
+    return Request(name=name, args=[serialize(value) for value in args])
 
 
-def serialize(value: Any, series_format: SeriesFormat = "parquet") -> Any:
+def serialize(value: Any) -> Any:
     """The Payload of a value. Raises TypeError, naming the type, for what it cannot hold.
 
     A float loses all but 32 bits, a pandas frame or Series its index, a dict its order: so
-    the protocol has it. A polars Series is written in Parquet or as an Arrow stream, as the
-    reader's version wants it. Raises OverflowError for an integer beyond 64 bits.
+    the protocol has it. Raises OverflowError for an integer beyond 64 bits.
     """
     # numpy's scalars come first, some of them are Python numbers too; bool is an int.
     if _is(value, "numpy", "generic"):
@@ -124,14 +128,14 @@ def serialize(value: Any, series_format: SeriesFormat = "parquet") -> Any:
     if isinstance(value, float):
         return Payload(float_value=value)
     if isinstance(value, list | tuple):
-        items = PayloadList(payloads=[serialize(item, series_format) for item in value])
+        items = PayloadList(payloads=[serialize(item) for item in value])
         field = "list_value" if isinstance(value, list) else "tuple_value"
         return Payload(**{field: items})
     if isinstance(value, dict):
         for key in value:
             if not isinstance(key, str):
                 raise TypeError(f"a dict with a key of type {_type_name(key)}, only str is sent")
-        items = {key: serialize(item, series_format) for key, item in value.items()}
+        items = {key: serialize(item) for key, item in value.items()}
         return Payload(dict_value=PayloadMap(payload_map=items))
     if _is(value, "pandas", "DataFrame"):
         return Payload(pandas_dataframe_value=_pandas_bytes(value))
@@ -140,8 +144,7 @@ def serialize(value: Any, series_format: SeriesFormat = "parquet") -> Any:
     if _is(value, "pandas", "Series"):
         return Payload(pandas_series_value=_pandas_bytes(value.to_frame()))
     if _is(value, "polars", "Series"):
-        write = _parquet_bytes if series_format == "parquet" else _arrow_bytes
-        return Payload(polars_series_value=write(value.to_frame()))
+        return Payload(polars_series_value=_parquet_bytes(value.to_frame()))
     if _is(value, "numpy", "ndarray"):
         return Payload(numpy_array_value=_numpy_bytes(value))
     if isinstance(value, io.BytesIO):
@@ -155,6 +158,8 @@ def deserialize(payload: Any) -> Any:
     if kind is None:
         raise TypeError("a Payload that is empty, or of a newer version's kind")
     content = getattr(payload, kind)
+    if kind in _MODELS:
+        raise PermissionError(f"{kind} of {content.module}.{content.class_name}: not allowed")
     reader = _READERS.get(kind)
     return content if reader is None else reader(content)
 
@@ -199,8 +204,8 @@ def _refuse_objects(frame: Any) -> None:
     import polars as pl
 
     for name, kind in frame.schema.items():
-        if kind.base_type() in (pl.Object, pl.Unknown):
-            raise TypeError(f"polars column {name!r} of type {kind}: it has no Arrow form")
+        if kind.base_type() in (pl.Enum, pl.Object, pl.Unknown):
+            raise TypeError(f"polars column {name!r} of type {kind} is not sent")
 
 
 def _arrow_bytes(frame: Any) -> bytes:
@@ -263,6 +268,7 @@ def _read_numpy_scalar(content: bytes) -> Any:
     return array[()]
 
 
+_MODELS = ("enum_value", "dataclass_value", "pydantic_model_value")
 _READERS: dict[str, Callable[[Any], Any]] = {
     "none_value": lambda _: None,
     "list_value": lambda content: [deserialize(item) for item in content.payloads],

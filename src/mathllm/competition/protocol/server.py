@@ -1,20 +1,19 @@
 """The kernel's end of the wire: takes a port, answers calls, and knows when to end.
 
-Knows ports, calls and whether its gateway lives. Knows nothing of problems or answers, and
-imports neither polars nor pandas, so that a kernel listens at once.
+Plays the server of Kaggle's evaluation package and refuses what that refuses. Knows nothing of
+problems or answers, and imports neither polars nor pandas, so that a kernel listens at once.
 """
 
 import atexit
 import enum
 import logging
 import os
-import queue
 import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
-from concurrent import futures
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,15 +24,16 @@ from mathllm import paths
 from mathllm.competition.protocol import messages
 from mathllm.competition.protocol.channel import (
     GATEWAY_HEADER,
+    LOCAL_HOST,
     METHOD,
     NO_LISTENER,
-    PORTS,
     RAISED,
-    SERVER_OPTIONS,
     SERVICE,
     ProcessWatch,
 )
-from mathllm.errors import PortError, UserError
+from mathllm.competition.protocol.endpoints import Worker, bind, named_endpoints
+from mathllm.errors import UserError
+from mathllm.settings import CURRENT, EvaluationPackage, evaluation_package
 
 POLL_SECONDS = 0.1
 LINGER_SECONDS = 10.0  # for someone's SIGTERM, once the gateway has got all it wanted
@@ -41,6 +41,7 @@ DETAIL_BYTES = 2000  # of an exception's message; gRPC drops headers of more tha
 LOOPBACK = ("ipv4:127.", "ipv6:[::1]", "ipv6:%5B::1%5D")
 
 logger = logging.getLogger(__name__)
+_imported = time.monotonic()
 
 
 class GatewayGoneError(UserError):
@@ -58,23 +59,29 @@ class Ending(enum.Enum):
 class InferenceServer:
     """Serves functions, each as an endpoint of its own name, one call at a time.
 
-    `ports` are tried in order. `host` None means loopback, and every interface on Kaggle
-    itself, where the gateway is another machine. Nothing is bound before `start`.
+    The first free of `ports` is taken at once; None are those of the `package`, the version
+    that is played. `host` None means loopback, and every interface on Kaggle itself, where
+    the gateway is another machine. Raises EndpointError for what the package takes for no
+    endpoint, and PortError if all ports are taken.
     """
 
     def __init__(
         self,
         *endpoints: Callable[..., Any],
-        ports: Sequence[int] = PORTS,
+        ports: Sequence[int] | None = None,
         host: str | None = None,
+        package: EvaluationPackage | None = None,
     ):
-        self.port: int | None = None
         self.last_error: BaseException | None = None  # that an endpoint raised
-        self._endpoints = {endpoint.__name__: endpoint for endpoint in endpoints}
-        self._ports = tuple(ports)
+        self._package = package or evaluation_package(CURRENT.package_version)
+        self._endpoints = named_endpoints(endpoints, self._package)
         self._host = host or ("[::]" if paths.on_kaggle() else "127.0.0.1")
-        self._worker: _Worker | None = None
-        self._server: grpc.Server | None = None
+        self._worker = Worker()
+        self._server: grpc.Server | None
+        self._server, self.port = bind(
+            self._handler(), self._worker, self._host, ports or self._package.server_ports
+        )
+        self._started = False
         self._ending: Ending | None = None
         self._caller: tuple[int, bool] | None = None  # process of our gateway, was it the last
         self._answered = 0
@@ -82,11 +89,9 @@ class InferenceServer:
         self._failed = False
 
     def start(self) -> int:
-        """Listen in the background and return the port. Raises PortError if all are taken."""
-        if self._server is None:
-            worker = _Worker()
-            self._server, self.port = _bind(self._handler(), worker, self._host, self._ports)
-            self._worker, self._caller = worker, None
+        """Listen in the background and return the port."""
+        if not self._started:
+            self._started = True
             self._last_seen = time.monotonic()
             self._server.start()
             atexit.register(self._abandon)
@@ -98,9 +103,10 @@ class InferenceServer:
         watch_pid: int | None = None,
         linger_seconds: float = LINGER_SECONDS,
         on_listening: Callable[[int], object] | None = None,
-    ) -> Ending:
-        """Listen until `stop` (from another thread), SIGTERM, or the gateway's end.
+    ) -> Ending | None:
+        """Listen; in a rerun until `stop` (from another thread), SIGTERM, or the gateway's end.
 
+        Outside of a rerun this returns at once, and the server goes on in the background.
         `on_listening` gets the port, once calls are taken and SIGTERM ends cleanly.
         The competition's own gateway never says that it is done, so that this waits for
         ever and is ended from outside. Ours tells its process and which call is its last:
@@ -110,6 +116,8 @@ class InferenceServer:
         first call. Exceptions of signal handlers pass through.
         """
         self.start()
+        if not paths.is_rerun():
+            return None
         self._ending = None
         gateway = None if watch_pid is None else ProcessWatch(watch_pid)
         done_since = None
@@ -156,17 +164,30 @@ class InferenceServer:
         """Play the gateway in this process, on test.csv or on the one file of `data_paths`.
 
         submission.parquet appears in the working directory; `options` go to `run_gateway`.
-        Raises GatewayError, from what an endpoint raised; a UserError of an endpoint as it is.
+        Warns where a rerun's gateway would have given up waiting by now. Raises GatewayError,
+        from what an endpoint raised; a UserError of an endpoint as it is.
         """
         from mathllm.competition.protocol.client import Client, GatewayError
         from mathllm.competition.protocol.gateway import run_gateway
-        from mathllm.settings import CURRENT
 
+        if (late := time.monotonic() - _imported) > CURRENT.startup_seconds:
+            warnings.warn(
+                f"{late:.0f} s passed before the server started: in a rerun the gateway waits "
+                f"{CURRENT.startup_seconds:.0f} s; start it before anything slow",
+                RuntimeWarning,
+                stacklevel=2,
+            )
         problems = (
             Path(data_paths[0]) if data_paths else paths.find_competition_file(CURRENT.test_file)
         )
         output_dir = options.pop("output_dir", None) or paths.working_dir()
-        client = Client(ports=(self.start(),))
+        rules = self._package
+        client = Client(
+            host=LOCAL_HOST,
+            ports=(self.start(),),
+            response_seconds=rules.local_response_seconds or CURRENT.response_seconds,
+            package=rules,
+        )
         try:
             run_gateway(problems, output_dir, client, **options)
         except GatewayError as error:
@@ -256,53 +277,3 @@ class InferenceServer:
             sys.stderr.flush()
             # last_type: Python showed an exception that nobody caught.
             os._exit(1 if self._failed or hasattr(sys, "last_type") else 0)
-
-
-class _Worker(futures.Executor):
-    """One thread, as the protocol's servers have. Unlike ThreadPoolExecutor's it is a daemon:
-    Python would wait at its exit for a prediction that nobody wants any more."""
-
-    def __init__(self) -> None:
-        self.busy = False
-        self._jobs: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        threading.Thread(target=self._work, name="endpoints", daemon=True).start()
-
-    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> futures.Future:
-        future: futures.Future[Any] = futures.Future()
-        self._jobs.put((future, function, args, kwargs))
-        return future
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: ARG002
-        self._jobs.put(None)
-
-    def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            future, function, args, kwargs = job
-            if not future.set_running_or_notify_cancel():
-                continue
-            self.busy = True
-            try:
-                future.set_result(function(*args, **kwargs))
-            except BaseException as error:  # the future's owner decides, as in any executor
-                future.set_exception(error)
-            finally:
-                self.busy = False
-
-
-def _bind(
-    handler: grpc.GenericRpcHandler, worker: _Worker, host: str, ports: Sequence[int]
-) -> tuple[grpc.Server, int]:
-    """A server, not yet started, that has the first free port."""
-    for port in ports:
-        server = grpc.server(worker, options=SERVER_OPTIONS)
-        try:
-            bound = server.add_insecure_port(f"{host}:{port}")
-        except RuntimeError:
-            continue
-        if bound == port:
-            server.add_generic_rpc_handlers((handler,))
-            return server, port
-    raise PortError(
-        f"no port is free on {host}: tried {', '.join(map(str, ports))}\n"
-        "end what uses one of them (ss -ltnp shows it), or run in a network namespace"
-    )
