@@ -19,6 +19,7 @@ from mathllm.cli.arguments import (
 )
 from mathllm.competition.bundle.contents import ACCELERATORS
 from mathllm.competition.rehearsal.faults import FAULTS
+from mathllm.settings import CURRENT, PACKAGES
 
 
 def add_commands(
@@ -132,8 +133,16 @@ def _add_rehearse(commands: argparse._SubParsersAction, root: Path) -> None:
         "--competition",
         metavar="DIR",
         type=Path,
-        help="the competition's files; its evaluation package is then used (default: what "
-        "`build.py fetch` has left, if anything)",
+        help="the competition's files; kernel and gateway are then those of its evaluation "
+        "package (default: what `build.py fetch` has left, if anything)",
+    )
+    rehearse.add_argument(
+        "--package",
+        metavar="VERSION",
+        choices=PACKAGES,
+        default=CURRENT.package_version,
+        help=f"without those files: the version of the package that is played, of "
+        f"{', '.join(PACKAGES)}",
     )
     rehearse.add_argument(
         "--seed", type=int, metavar="N", help="of the samples; without it the notebook's own"
@@ -203,6 +212,7 @@ def run_rehearse(root: Path, options: argparse.Namespace) -> int:
         parameters=[tuple(pair) for pair in options.parameters],
         backbone=options.backbone,
         competition=options.competition or (fetched if fetched.is_dir() else None),
+        package=options.package,
     )
     if options.faults is not None:
         from mathllm.competition.rehearsal.fault_runs import run_faults

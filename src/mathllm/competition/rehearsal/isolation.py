@@ -5,7 +5,8 @@ processes do. Two ways, the first that can be had:
 
 - a network namespace in which only loopback exists (util-linux' `unshare` and `nsenter`; as
   another user than root, inside a user namespace of its own): nothing can get out of it,
-  whatever language it is written in;
+  whatever language it is written in. There the server has the host name that it has on
+  Kaggle, by an /etc/hosts of its own;
 - a guard inside each Python process, children included: every connection, message and name
   look-up that is not loopback's is refused. Native code with sockets of its own passes it by,
   so that proxies which lead nowhere are set as well.
@@ -20,6 +21,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Literal
 
+from mathllm.competition.protocol.channel import RERUN_HOST
+
 Mode = Literal["namespace", "guard"]
 
 DESCRIPTION = {
@@ -27,10 +30,11 @@ DESCRIPTION = {
     "guard": "connections other than loopback refused inside each Python process "
     "(no network namespace can be had here)",
 }
-# Brings loopback up (it is down in a new namespace), says so, and holds the namespace open
-# until its standard input closes, which happens however the parent ends.
+# Brings loopback up (it is down in a new namespace), puts its argument over /etc/hosts, says
+# so, and holds the namespace open until its standard input closes, however the parent ends.
 _HOLDER = """
-import fcntl, socket, struct, sys
+import fcntl, socket, struct, subprocess, sys
+subprocess.run(["mount", "--bind", sys.argv[1], "/etc/hosts"], check=True)
 SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 1
 with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
     request = struct.pack("16sh22x", b"lo", 0)
@@ -97,7 +101,7 @@ class Isolation:
             isolated |= {"MATHLLM_ISOLATION_GUARD": "1", "no_proxy": "localhost,127.0.0.1,::1"}
             isolated |= proxies | {name.upper(): url for name, url in proxies.items()}
         return subprocess.Popen(
-            [*self._enter(), *command],
+            [*self._enter(folder), *command],
             env=isolated,
             cwd=folder,
             stdin=subprocess.DEVNULL,
@@ -106,20 +110,29 @@ class Isolation:
             start_new_session=True,
         )
 
-    def _enter(self) -> list[str]:
+    def _enter(self, folder: Path) -> list[str]:
         """What stands before a command, so that it runs in the namespace. It keeps its pid."""
         if self._holder is None:
             return []
         user = ["--user", "--preserve-credentials"] if self._as_user else []
-        return ["nsenter", "--target", str(self._holder.pid), *user, "--net", "--"]
+        enter = ["nsenter", "--target", str(self._holder.pid), *user, "--net", "--mount", "--"]
+        # A mount namespace is entered at its root.
+        return [*enter, "sh", "-c", 'cd "$0" && exec "$@"', str(folder)]
 
     def _hold_namespace(self) -> "subprocess.Popen[str] | None":
         """A process that holds a namespace with loopback up; None where that cannot be had."""
         if not (shutil.which("unshare") and shutil.which("nsenter")):
             return None
-        unshare = ["unshare", *(["--map-root-user"] if self._as_user else []), "--net"]
+        hosts = self._folder / "hosts"
+        known = Path("/etc/hosts")
+        text = known.read_text(encoding="utf-8") if known.is_file() else ""
+        hosts.write_text(f"{text}\n127.0.0.1 {RERUN_HOST}\n", encoding="utf-8")
+        user = ["--map-root-user"] if self._as_user else []
         holder = subprocess.Popen(
-            [*unshare, sys.executable, "-I", "-c", _HOLDER],
+            [
+                *("unshare", *user, "--net", "--mount"),
+                *(sys.executable, "-I", "-c", _HOLDER, str(hosts)),
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

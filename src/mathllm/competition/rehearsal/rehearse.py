@@ -18,6 +18,7 @@ import polars as pl
 import mathllm
 from mathllm.competition.bundle import manifest
 from mathllm.competition.kernel.journal import NAME
+from mathllm.competition.kernel.package import find_module
 from mathllm.competition.kernel.plots import plot_run
 from mathllm.competition.rehearsal import scorecard, session
 from mathllm.competition.rehearsal.isolation import DESCRIPTION, Isolation, Mode
@@ -40,7 +41,7 @@ class Rehearsal:
     `known` is a file of problems whose answers count where `problems` has none. `parameters`
     are the kernel's own, as (name, text) pairs. `backbone` is the folder that stands for
     Kaggle's model, if the bundle names one; `competition` has the competition's files, whose
-    evaluation package the kernel then uses.
+    evaluation package kernel and gateway then use; without it ours plays its version `package`.
     """
 
     build: Path
@@ -53,6 +54,7 @@ class Rehearsal:
     parameters: Sequence[tuple[str, str]] = ()
     backbone: Path | None = None
     competition: Path | None = None
+    package: str = CURRENT.package_version
 
 
 def rehearse(order: Rehearsal, say: Callable[[str], None] = print) -> bool:
@@ -77,8 +79,8 @@ def staged(
 ) -> Iterator[tuple[session.Play, dict[str, int]]]:
     """Folders with what was vendored, ready to play on, and the answers that are known."""
     problems = read_problems(order.problems)
-    if order.competition is not None and not order.competition.is_dir():
-        raise BundleError(f"no folder {order.competition}: give one with the competition's files")
+    if order.competition is not None:
+        _check_competition(order.competition)
     _check_backbone(order, manifest.describe(order.build).model)
     notebook = order.build.resolve() / manifest.KERNEL / manifest.NOTEBOOK
     parse_parameters(order.parameters, read_declarations(notebook))
@@ -98,6 +100,7 @@ def staged(
                 problems=problems["id"].to_list(),
                 seed=order.seed,
                 say=say,
+                package=order.package,
                 parameters=dict(order.parameters),
                 vendored=manifest.injected(order.build),
             )
@@ -123,6 +126,19 @@ def _check_backbone(order: Rehearsal, model: str) -> None:
         raise BundleError(
             f"{order.backbone} is no model: config.json is missing; give the folder that has it"
         )
+
+
+def _check_competition(folder: Path) -> None:
+    """What a rehearsal needs of the competition's files is there, all of it."""
+    if not folder.is_dir():
+        raise BundleError(f"no folder {folder}: give one with the competition's files")
+    if not (folder / CURRENT.package).is_dir():
+        raise BundleError(
+            f"{folder} has no {CURRENT.package}: give the folder that has it, "
+            "as `build.py fetch` leaves it"
+        )
+    for module in (CURRENT.server_module, CURRENT.gateway_module):
+        find_module(folder, module)
 
 
 def truth_of(problems: pl.DataFrame, known: Path | None) -> dict[str, int]:

@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from mathllm.competition.kernel.journal import NAME, read_journal, votes_text
+from mathllm.competition.kernel.package import VERSION_VARIABLE, find_module
+from mathllm.competition.protocol.channel import LOCAL_HOST
 from mathllm.competition.protocol.gateway import RESULT_FILE
 from mathllm.competition.protocol.submission_file import read_submission
 from mathllm.competition.rehearsal import faults
@@ -32,6 +34,7 @@ from mathllm.errors import ProblemFileError
 from mathllm.parameters import parse_parameters, read_declarations
 from mathllm.settings import CURRENT
 
+REAL_GATEWAY = Path(__file__).with_name("real_gateway.py")
 POLL_SECONDS = 0.1
 END_SECONDS = 30  # for a process to end after SIGTERM, before it is killed
 NOTICE_SECONDS = 10  # for a kernel to end by itself once its gateway has failed
@@ -48,8 +51,9 @@ class RunError(Exception):
 class Play:
     """What every run of one rehearsal shares. `problems` are their ids, `source` the package.
 
-    `parameters` are the kernel's own for these runs, in place of those that the notebook was
-    `vendored` with; `fault` is one of faults.FAULTS to inject.
+    `package` is the version of the evaluation package that ours plays where the competition's
+    own is not at hand. `parameters` are the kernel's own for these runs, in place of those that
+    the notebook was `vendored` with; `fault` is one of faults.FAULTS to inject.
     """
 
     folders: KaggleFolders
@@ -59,6 +63,7 @@ class Play:
     problems: list[str]
     seed: int | None
     say: Callable[[str], None]
+    package: str = CURRENT.package_version
     parameters: Mapping[str, str] = field(default_factory=dict)
     fault: str | None = None
     vendored: Mapping[str, Any] = field(default_factory=dict)
@@ -117,7 +122,8 @@ class Follower:
             case "listening":
                 self._run.listening_seconds = event["time"] - self._started
                 self.port = event["port"]
-                say(f"  listening after {self._run.listening_seconds:.1f} s ({event['package']})")
+                by = f"{event['package']}, version {event['version']} of the evaluation API"
+                say(f"  listening after {self._run.listening_seconds:.1f} s ({by})")
             case "wheels":
                 if event["installed"]:
                     say(f"  installed from wheels: {', '.join(event['installed'])}")
@@ -160,11 +166,13 @@ def rerun(play: Play, run: PlayedRun) -> None:
             _wait(follower, lambda: gateway.ended or kernel.ended)
             if not gateway.ended:
                 raise kernel.failed(f"ended ({kernel.status}) before the gateway was done")
-        if gateway.status:
+        told = _result(run.folder / "gateway")  # Kaggle's own gateway ends well whatever happens
+        if gateway.status or told:
             # Either may have ended the other, and papermill is the last to notice.
             with suppress(subprocess.TimeoutExpired):
                 kernel.popen.wait(NOTICE_SECONDS)
-            raise RunError(f"{gateway.failed(f'ended ({gateway.status})')}\n{kernel.last_lines()}")
+            how = f"ended ({gateway.status or 'in vain'}){told}"
+            raise RunError(f"{gateway.failed(how)}\n{kernel.last_lines()}")
         _terminate(kernel.popen, follower.pid)
         follower.poll()
         if kernel.status:
@@ -189,6 +197,7 @@ def _kernel(play: Play, run: PlayedRun, rerun: bool) -> Iterator[tuple[Process, 
         *(str(play.notebook), str(run.notebook)),
     ]
     environment = session_environment(play.folders, working, rerun)
+    environment[VERSION_VARIABLE] = play.package
     if play.fault is not None:
         environment[faults.VARIABLE] = play.fault
     follower = Follower(play, run, working / NAME)
@@ -201,21 +210,28 @@ def _kernel(play: Play, run: PlayedRun, rerun: bool) -> Iterator[tuple[Process, 
 
 @contextmanager
 def _gateway(play: Play, run: PlayedRun, port: int | None) -> Iterator[Process]:
-    """The gateway, ended when the context is left.
+    """The gateway, ended when the context is left: the competition's own where it is at hand.
 
-    It finds the kernel by itself, as on Kaggle; but outside of a namespace other kernels
-    may listen on this machine, so that there it is told the `port`.
+    It finds the kernel by itself, under its host name of a rerun, as on Kaggle; but outside
+    of a namespace that name is unknown, and other kernels may listen on this machine, so that
+    there it is told the `port`.
     """
     working = run.folder / "gateway"
     working.mkdir()
-    # The order is another every time, as on Kaggle; with a seed it can be had again.
-    seed = [] if play.seed is None else ["--seed", str(play.seed + run.number)]
     alone = play.isolation.mode == "namespace" and play.fault != CONNECTION
-    told = ["--ports", str(port)] if port and not alone else []
-    command = [
-        *(sys.executable, "-m", "mathllm.competition.protocol.gateway", *seed, *told),
-        *("--problems", str(play.folders.test_file), "--output-dir", str(working)),
-    ]
+    told = [str(port)] if port and not alone else []
+    competition = play.folders.test_file.parent
+    if (competition / CURRENT.package).is_dir():
+        module = find_module(competition, CURRENT.gateway_module)
+        command = [sys.executable, str(REAL_GATEWAY), str(competition), module]
+        command += [CURRENT.gateway_class, str(play.folders.test_file), *told]
+    else:
+        command = [sys.executable, "-m", "mathllm.competition.protocol.gateway"]
+        command += ["--problems", str(play.folders.test_file), "--output-dir", str(working)]
+        command += ["--package", play.package]
+        # The order is another every time, as on Kaggle; with a seed it can be had again.
+        command += [] if play.seed is None else ["--seed", str(play.seed + run.number)]
+        command += ["--host", LOCAL_HOST, "--ports", *told] if told else []
     environment = session_environment(play.folders, working, rerun=True)
     environment["PYTHONPATH"] = str(play.source)
     with _process(play, run, "gateway", command, environment) as gateway:
@@ -312,4 +328,6 @@ def _result(working: Path) -> str:
     if not path.is_file():
         return ""
     result = json.loads(path.read_text(encoding="utf-8"))
+    if result["Succeeded"]:
+        return ""
     return f": {result.get('ErrorName')} {result.get('ErrorDetails')}"
