@@ -72,11 +72,10 @@ from IPython.display import HTML, display
 from mathllm.data.chat import load_tokenizer
 from mathllm.data.sources import Filters
 from mathllm.evaluation import Sampling, accuracy_table, evaluate, load_set, tables, votes
-from mathllm.evaluation.curves import depth_curve, problem_times, read_depths
 from mathllm.evaluation.engines import open_engines
-from mathllm.evaluation.plots import plot_depth, plot_times, plot_voting
+from mathllm.evaluation.figures import plot_depth, plot_groups, plot_times, plot_voting
+from mathllm.evaluation.groups import read_depths
 from mathllm.evaluation.rendering import answers_html, row_text
-from mathllm.evaluation.report_plots import plot_groups
 from mathllm.metrics import record
 from mathllm.parameters import check_parameters, parse_list, parse_mapping
 from mathllm.paths import input_root, locate_weights
@@ -189,12 +188,12 @@ if len(deep) < 2:
     print("give supervision_steps, as 1,2,4, to see what depth gives")
 else:
     depths = read_depths([output / engine.file for engine in deep])
-    figure, reading = plot_depth(depth_curve(depths), deep[0].trained_steps)
+    figure, reading = plot_depth(tables.depth_curve(depths), deep[0].trained_steps)
     print(reading)
-    display(depth_curve(depths), figure)
+    display(tables.depth_curve(depths), figure)
 
 # %%
-figure, reading = plot_times(problem_times(results))
+figure, reading = plot_times(tables.problem_times(results))
 print(reading)
 display(figure)
 

@@ -10,8 +10,8 @@ from test_html import Page, check_alone
 
 from mathllm.cli.evaluation import add_commands
 from mathllm.errors import ParameterError, ResultsError, UserError
-from mathllm.evaluation.report_files import read_groups
-from mathllm.evaluation.report_plots import groups_reading
+from mathllm.evaluation.figures import groups_reading
+from mathllm.evaluation.groups import read_groups
 from mathllm.evaluation.results import HEADER, SCHEMA, Header, write_results
 from mathllm.settings import CURRENT
 

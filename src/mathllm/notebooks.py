@@ -87,6 +87,7 @@ def export_html(notebook: Path) -> Path:
     Its prose, its parameters and its outputs, to be read offline. The code is left out: the
     notebook has it.
     """
+    from markupsafe import Markup
     from nbconvert import HTMLExporter
     from traitlets.config import Config
 
@@ -106,7 +107,7 @@ def export_html(notebook: Path) -> Path:
     resources = {"parameters": _parameters(notebook, executed.cells)}
     body, _ = exporter.from_notebook_node(executed, resources)
     page = notebook.with_suffix(".html")
-    pages.write_page(page, notebook.stem, body)
+    pages.write_page(page, "frame.html.j2", title=notebook.stem, body=Markup(body))
     return page
 
 

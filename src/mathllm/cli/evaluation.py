@@ -51,9 +51,9 @@ def add_commands(commands: argparse._SubParsersAction, root: Path, contest: "Con
 
 def run_report(root: Path, contest: "Contest", options: argparse.Namespace) -> int:
     # Here and not above: matplotlib and polars take a second that no other command needs.
+    from mathllm.evaluation.document import write_html, write_markdown
+    from mathllm.evaluation.groups import read_groups
     from mathllm.evaluation.report import chapter
-    from mathllm.evaluation.report_files import read_groups
-    from mathllm.evaluation.report_pages import write_html, write_markdown
 
     if options.wrong < 0:
         raise ParameterError(f"--wrong is {options.wrong}: give at least 0")

@@ -1,19 +1,23 @@
 """A model's text for a person to read: plain, or as HTML with its LaTeX as mathematics.
 
-Formulas become MathML, which browsers draw by themselves, through latex2mathml, where that is
-installed: a page needs no script and no network. Model text is not trusted: what is not a
-formula is escaped, and of a formula only known elements, attributes and values are written
-(latex2mathml passes markup inside \\text, and links, through as they are). A formula that
-cannot be read, or uses a command that latex2mathml does not know, is shown as its source.
+Formulas become MathML, which browsers draw by themselves, through latex2mathml: a page needs no
+script and no network. Model text is not trusted: what is not a formula is escaped, and of a
+formula nh3 keeps known elements, attributes and values only (latex2mathml passes markup inside
+\\text, and links, through as they are). A formula that cannot be read, or uses a command that
+latex2mathml does not know, is shown as its source; so are all where one of the two is missing.
 """
 
 import re
 from collections.abc import Callable, Mapping
 from functools import cache
-from html import escape, unescape
+from html import unescape
 from typing import Any
+from xml.etree.ElementTree import Element, tostring
 
 import polars as pl
+from markupsafe import Markup, escape
+
+from mathllm.pages import render
 
 LONGEST = 2000  # characters of a formula; a longer one is shown as its source
 _ENVIRONMENTS = r"(?:align|aligned|equation|gather|eqnarray|cases|[bpvV]?matrix|array)\*?"
@@ -42,20 +46,12 @@ _ELEMENTS = frozenset(
 # Those that must have so many children: LaTeX that is cut off leaves them too few.
 _CHILDREN = {"mfrac": 2, "msup": 2, "msub": 2, "msubsup": 3, "munder": 2, "mover": 2}
 _CHILDREN |= {"munderover": 3, "mroot": 2}
-_LENGTH = r"-?[\d.]+(?:em|ex|px|pt|mm|cm|in|%)?"
-_ATTRIBUTES = {
-    name: re.compile(pattern)
-    for names, pattern in (
-        ("stretchy fence accent movablelimits displaystyle separator", "true|false"),
-        ("minsize maxsize width height depth lspace rspace linethickness", _LENGTH),
-        ("scriptlevel", r"[+-]?\d"),
-        ("form", "prefix|postfix|infix"),
-        ("mathvariant", "normal"),
-        ("mathcolor mathbackground", r"[a-zA-Z]{1,20}|\#[0-9a-fA-F]{3,8}"),
-        ("notation", "[a-z ]{1,60}"),
-    )
-    for name in names.split()
-}
+_ATTRIBUTES = frozenset(
+    {"display", "stretchy", "fence", "accent", "movablelimits", "displaystyle", "separator"}
+    | {"minsize", "maxsize", "width", "height", "depth", "lspace", "rspace", "linethickness"}
+    | {"scriptlevel", "form", "mathvariant", "mathcolor", "mathbackground", "notation"}
+)
+_VALUE = re.compile(r"[\w .%#+-]{1,60}", re.ASCII)  # of any of these
 # What MathML had and browsers now leave to CSS.
 _STYLES = {
     ("columnalign", "left"): "text-align:left",
@@ -64,6 +60,7 @@ _STYLES = {
     ("mathvariant", "sans-serif"): "font-family:sans-serif",
     ("notation", "box"): "border:1px solid;padding:0.15em 0.25em",
 }
+_OURS = {declared for style in _STYLES.values() for declared in style.split(";")}
 
 
 def row_text(row: Mapping[str, Any]) -> str:
@@ -76,46 +73,32 @@ def row_text(row: Mapping[str, Any]) -> str:
     )
 
 
-def text_html(text: str) -> str:
+def text_html(text: str) -> Markup:
     """Escaped text with its formulas drawn; line breaks stay."""
     pieces, at = [], 0
     for found in _PARTS.finditer(text):
         pieces += [escape(text[at : found.start()]), _part(found)]
         at = found.end()
     pieces.append(escape(text[at:]))
-    return f'<div style="white-space:pre-wrap">{"".join(pieces)}</div>'
+    return Markup('<div style="white-space:pre-wrap">{}</div>').format(Markup().join(pieces))
 
 
-def formula_html(latex: str, display: bool = False) -> str:
+def formula_html(latex: str, display: bool = False) -> Markup:
     """A formula, without dollars around it, as MathML; its escaped source where that fails."""
     drawn = _mathml(latex, display)
-    return f"<code>{escape(latex)}</code>" if drawn is None else drawn
+    return Markup("<code>{}</code>").format(latex) if drawn is None else drawn
 
 
-def answers_html(rows: pl.DataFrame, limit: int = 50) -> str:
+def answers_html(rows: pl.DataFrame, limit: int = 50) -> Markup:
     """Rows of results to browse: one line each, which opens to problem, text and prompt."""
-    shown = [_answer(row) for row in rows.head(limit).iter_rows(named=True)]
-    more = len(rows) - len(shown)
-    shown += [f"<p>and {more} more</p>"] if more else []
-    return "\n".join(shown) or "<p>none</p>"
+    shown = rows.head(limit)
+    values = {"rows": shown.to_dicts(), "more": len(rows) - len(shown)}
+    return render("answers.html.j2", **values, formula=formula_html, text=text_html)
 
 
-def _answer(row: dict[str, Any]) -> str:
-    answer = "none" if row["answer"] is None else formula_html(row["answer"])
-    verdict = "right" if row["right"] else "wrong"
-    head = f"{escape(row['id'])}, {escape(row['engine'])}, sample {row['sample']}: {verdict}"
-    return (
-        f"<details><summary>{head}; answer {answer}, truth {formula_html(row['truth'])} "
-        f"({row['tokens']} tokens, {escape(row['finish_reason'] or '')})</summary>"
-        f"<h4>Problem</h4>{text_html(row['problem'])}<h4>Text</h4>{text_html(row['text'])}"
-        "<details><summary>prompt</summary>"
-        f'<pre style="white-space:pre-wrap">{escape(row["prompt"])}</pre></details></details>'
-    )
-
-
-def _part(found: re.Match[str]) -> str:
+def _part(found: re.Match[str]) -> Markup:
     if found["dollar"]:
-        return "$"
+        return Markup("$")
     display = found["inline"] is None and found["round"] is None
     latex = next(found[name] for name in _KINDS if found[name] is not None)
     prose = "\n\n" in latex or _PROSE.search(_SET_AS_TEXT.sub("", latex))
@@ -127,43 +110,51 @@ _KINDS = ("display", "bracket", "round", "inline", "environment")
 
 
 @cache
-def _converter() -> Callable[..., Any] | None:
+def _tools() -> tuple[Callable[..., Element], Callable[[str], str]] | None:
+    """LaTeX → element, and MathML → harmless MathML."""
     try:
+        import nh3
         from latex2mathml.converter import convert_to_element
-    except ImportError:  # not in the kernel's image, and nothing there needs it
+    except ImportError:  # not in Kaggle's image, and nothing there needs them
         return None
-    return convert_to_element
+    cleaner = nh3.Cleaner(
+        tags=set(_ELEMENTS),
+        attributes={"*": {*_ATTRIBUTES, "style"}},
+        attribute_filter=_kept,
+    )
+    return convert_to_element, cleaner.clean
 
 
-def _mathml(latex: str, display: bool) -> str | None:
-    convert = _converter()
-    if convert is None or len(latex) > LONGEST or _MACRO.search(latex):
+def _kept(_: str, name: str, value: str) -> str | None:
+    if name == "style":
+        return value if set(value.split(";")) <= _OURS else None
+    return value if _VALUE.fullmatch(value) else None
+
+
+def _mathml(latex: str, display: bool) -> Markup | None:
+    tools = _tools()
+    if tools is None or len(latex) > LONGEST or _MACRO.search(latex):
         return None
+    convert, clean = tools
     try:
         root = convert(latex, display="block" if display else "inline")
-        inside = "".join(_written(child) for child in root)
+        for element in root.iter():
+            _settle(element)
+        return Markup(clean(tostring(root, encoding="unicode")))
     except Exception:  # of many types, for LaTeX that is cut off or none; RecursionError too
         return None
-    kind = ' display="block"' if display else ""
-    return f"<math{kind}>{inside}</math>"
 
 
-def _written(element: Any) -> str:
-    """An element and what is in it, if all of it is known; raises ValueError if not."""
+def _settle(element: Element) -> None:
+    """Make it what browsers draw. Raises ValueError for what none draws as it was meant."""
     if element.tag not in _ELEMENTS:
         raise ValueError(f"element {element.tag!r}")
     if len(element) != _CHILDREN.get(element.tag, len(element)):
         raise ValueError(f"{element.tag} with {len(element)} children")
-    text = unescape(element.text or "")
-    if re.match(r"\\[A-Za-z]", text):
-        raise ValueError(f"command {text!r}")
+    element.text, element.tail = unescape(element.text or ""), unescape(element.tail or "")
+    if re.match(r"\\[A-Za-z]", element.text):
+        raise ValueError(f"command {element.text!r}")
     styles = [_STYLES[item] for item in element.attrib.items() if item in _STYLES]
-    kept = [
-        f' {name}="{value}"'
-        for name, value in element.attrib.items()
-        if name in _ATTRIBUTES and _ATTRIBUTES[name].fullmatch(value)
-    ]
-    kept += [f' style="{";".join(styles)}"'] if styles else []
-    tag = "mrow" if element.tag == "menclose" and styles else element.tag
-    inside = escape(text) + "".join(_written(child) for child in element)
-    return f"<{tag}{''.join(kept)}>{inside}</{tag}>{escape(unescape(element.tail or ''))}"
+    if styles:
+        element.set("style", ";".join(styles))
+        element.tag = "mrow" if element.tag == "menclose" else element.tag

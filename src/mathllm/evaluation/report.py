@@ -10,10 +10,7 @@ from typing import Protocol
 import polars as pl
 
 from mathllm.evaluation import tables, votes
-from mathllm.evaluation.curves import STEPS, depth_curve, problem_times
-from mathllm.evaluation.plots import plot_depth, plot_times, plot_voting
-from mathllm.evaluation.report_files import ResultGroup
-from mathllm.evaluation.report_parts import (
+from mathllm.evaluation.document import (
     Chapter,
     Picture,
     Section,
@@ -23,7 +20,9 @@ from mathllm.evaluation.report_parts import (
     number,
     ranged,
 )
-from mathllm.evaluation.report_plots import plot_groups
+from mathllm.evaluation.figures import plot_depth, plot_groups, plot_times, plot_voting
+from mathllm.evaluation.groups import ResultGroup
+from mathllm.evaluation.results import STEPS
 from mathllm.evaluation.statistics import LEVEL, Paired
 from mathllm.evaluation.votes import Samples
 
@@ -161,7 +160,7 @@ def _paired_reading(name: str, base: str, found: Paired) -> str:
 
 
 def _depth(weights: str, depths: Mapping[int, pl.DataFrame], several: int) -> Section:
-    curve = depth_curve(depths)
+    curve = tables.depth_curve(depths)
     heads = ["supervision steps", "problems", "% right (95 %)", "ms a token", "tokens/s"]
     rows = [
         cells(
@@ -252,7 +251,7 @@ def _cost(results: tables.Results) -> Section:
             "Seconds are those of the machine that drew the samples, a sample's share of its "
             "batch's by tokens.",
             Table([*heads, f"{STEPS.replace('_', ' ')} a token"], rows),
-            Picture("cost", *plot_times(problem_times(results))),
+            Picture("cost", *plot_times(tables.problem_times(results))),
         ],
     )
 

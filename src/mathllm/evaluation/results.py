@@ -22,6 +22,7 @@ from mathllm.files import sync
 
 HEADER = "mathllm_results"
 VERSION = 1
+STEPS = "supervision_steps"  # in a header's settings
 TOO_LONG = "prompt"  # finish reason of a problem that the engine's positions cannot hold
 SAVE_SECONDS = 20.0  # between two writings of a growing file: a kill costs no more than that
 # A row for each sample. `truth` and `answer` are text: integers, or LaTeX. `answer`, `entropy`

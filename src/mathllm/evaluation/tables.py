@@ -1,4 +1,4 @@
-"""Results as tables: in all, by group, and two engines against each other.
+"""Results as tables: in all, by group, by depth, and two engines against each other.
 
 Knows rows of results (results.SCHEMA), an engine's name for each. Shares are in per cent,
 with intervals of 95 %. Knows nothing of how rows came about.
@@ -163,6 +163,40 @@ def correlation_table(results: Results) -> pl.DataFrame:
             | {"phi": mean_phi(right), "votes": votes}
         )
     return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def depth_curve(results: Mapping[int, pl.DataFrame]) -> pl.DataFrame:
+    """Right answers and time against supervision steps at test time.
+
+    `results` maps N_sup to rows over the same problems. Columns: steps, problems, right, low,
+    high (shares of samples), seconds_per_token, tokens_per_second, wins, losses and p of the
+    votes against those at the most steps (McNemar).
+    """
+    if not results:
+        raise ParameterError("no results to draw: evaluate at least one number of steps")
+    deepest = results[max(results)]
+    rows = []
+    for steps, part in sorted(results.items()):
+        found, (against, _) = share(part), compare(deepest, part)
+        seconds, tokens = part["seconds"].sum(), part["tokens"].sum()
+        rows.append(
+            {"steps": steps, "problems": part["id"].n_unique()}
+            | {"right": found.value, "low": found.low, "high": found.high}
+            | {"seconds_per_token": seconds / tokens if tokens else None}
+            | {"tokens_per_second": tokens / seconds if seconds else None}
+            | {"wins": against.wins, "losses": against.losses, "p": against.p}
+        )
+    return pl.DataFrame(rows)
+
+
+def problem_times(results: Results) -> pl.DataFrame:
+    """Columns engine, id, problem (its number, from 1), seconds and tokens of all its samples."""
+    parts = []
+    for name, rows in _some(results).items():
+        sums = rows.group_by("id", maintain_order=True).agg(pl.col("seconds", "tokens").sum())
+        numbered = sums.with_row_index("problem", offset=1).with_columns(engine=pl.lit(name))
+        parts.append(numbered.select("engine", "id", "problem", "seconds", "tokens"))
+    return pl.concat(parts)
 
 
 def _some(results: Results) -> Results:

@@ -1,32 +1,48 @@
 """Pages for a person to read: one file each, with one look, that asks nothing of a network.
 
-Knows the frame of a page and the template of a notebook's. Knows nothing of what stands in one.
+Knows the templates. Knows nothing of where what stands in a page comes from.
 """
 
-from html import escape
+import base64
+from functools import cache
 from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from mathllm.files import write_text
 
-TEMPLATES = Path(__file__).parent  # for nbconvert; NOTEBOOK is the template in it
+TEMPLATES = Path(__file__).parent  # nbconvert's too; NOTEBOOK is the template in it
 NOTEBOOK = "notebook"
-# The browser itself refuses whatever would come from elsewhere, and every script.
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
-def html_page(title: str, body: str) -> str:
-    """A whole page around `body`, which is HTML."""
-    style = (TEMPLATES / "page.css").read_text(encoding="utf-8")
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>\n{style}</style>\n</head>\n"
-        f"<body>\n{body}\n</body>\n</html>\n"
+@cache
+def _environment() -> Environment:
+    made = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
+    made.filters |= {"base64": lambda data: base64.b64encode(data).decode(), "figure": _figure}
+    return made
 
 
-def write_page(path: Path, title: str, body: str) -> None:
+def _figure(value: Any) -> str:
+    """A cell of a table as it is written."""
+    if value is None:
+        return "–"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def render(template: str, **values: Any) -> Markup:
+    """A template of this folder with its values, which are text unless they are Markup."""
+    return Markup(_environment().get_template(template).render(values))
+
+
+def write_page(path: Path, template: str, **values: Any) -> None:
     """The whole page, or the one that was there before."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, html_page(title, body))
+    write_text(path, render(template, **values))

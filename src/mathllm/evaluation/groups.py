@@ -12,8 +12,7 @@ from typing import Any
 import polars as pl
 
 from mathllm.errors import ParameterError, ResultsError
-from mathllm.evaluation.curves import STEPS, read_depths
-from mathllm.evaluation.results import Header, read_results
+from mathllm.evaluation.results import STEPS, Header, read_results
 
 SUFFIX = ".parquet"
 
@@ -58,6 +57,31 @@ def read_groups(given: Sequence[Path]) -> list[ResultGroup]:
         groups.setdefault(repr(_key(header)), []).append(path)
     _check_comparable([[(path, read[path][0]) for path in paths] for paths in groups.values()])
     return [_group({path: read[path] for path in paths}) for paths in groups.values()]
+
+
+def read_depths(paths: Sequence[Path]) -> dict[int, pl.DataFrame]:
+    """Rows by supervision steps, fewest first, of files that differ in nothing else.
+
+    Raises ResultsError where they do differ, naming what.
+    """
+    read = {path: read_results(path) for path in paths}
+    found: dict[int, pl.DataFrame] = {}
+    for path, (header, rows) in read.items():
+        steps = header.settings.get(STEPS)
+        if steps is None or steps in found:
+            raise ResultsError(
+                f"{path} has {STEPS} {steps}: give one file of the TRM for each number of steps"
+            )
+        first, _ = next(iter(read.values()))
+        odd = [d for d in header.differences(first) if d[0] not in (STEPS, "engine")]
+        if odd:
+            name, ours, theirs = odd[0]
+            raise ResultsError(
+                f"{path} was made with {name} {ours!r} and {paths[0]} with {theirs!r}: a curve "
+                f"needs files that differ in {STEPS} alone"
+            )
+        found[steps] = rows
+    return dict(sorted(found.items()))
 
 
 def _files(given: Sequence[Path]) -> list[Path]:

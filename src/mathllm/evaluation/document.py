@@ -1,19 +1,19 @@
-"""A report as a Markdown file with its pictures beside it, and as one HTML page.
+"""A report as a document: what it is made of, and how it is written down as Markdown or HTML.
 
-Knows how tables and pictures are written down. Knows nothing of what they say.
+Knows nothing of results, or of what is said about them.
 """
 
-import base64
 import io
 import re
-from collections.abc import Sequence
-from html import escape
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import polars as pl
+from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
 from mathllm.evaluation.rendering import answers_html
-from mathllm.evaluation.report_parts import Chapter, Picture, Table
 from mathllm.pages import write_page
 
 TITLE = "Results"
@@ -25,6 +25,67 @@ ABOUT = (
 )
 _DPI = 110
 _MARKUP = re.compile(r"[\\*<>\[\]`$]|\b_|_\b|(?<!\w)_(?!\w)")
+
+
+@dataclass(frozen=True)
+class Table:
+    """`heads` name the columns; the first `texts` of them hold words, the others figures."""
+
+    heads: list[str]
+    rows: list[list[str]]
+    texts: int = 1
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure, the name it may be filed under, and the sentence that it says."""
+
+    name: str
+    figure: Figure
+    reading: str
+
+    def png(self) -> bytes:
+        """Without the name and version of what drew it: the same figure gives the same bytes."""
+        file = io.BytesIO()
+        self.figure.savefig(file, format="png", dpi=_DPI, metadata={"Software": None})
+        return file.getvalue()
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading and what stands under it."""
+
+    title: str
+    parts: list[str | Table | Picture]
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """What is said of one group, and its wrong samples by engine, for whom can browse them."""
+
+    title: str
+    sections: list[Section]
+    wrong: dict[str, pl.DataFrame]
+
+
+def cells(*values: object) -> list[str]:
+    """Cells of a table as they are written."""
+    return [str(value) for value in values]
+
+
+def ranged(row: Mapping[str, float], value: str = "percent", prefix: str = "") -> str:
+    """An estimate with its interval."""
+    return f"{row[value]:.1f} ({row[prefix + 'low']:.1f}–{row[prefix + 'high']:.1f})"
+
+
+def chance(p: float) -> str:
+    """A p."""
+    return f"{p:.2g}"
+
+
+def number(value: float | None, factor: float = 1, digits: int = 1) -> str:
+    """A number with so many decimals; a dash for none."""
+    return "–" if value is None else f"{factor * value:.{digits}f}"
 
 
 def write_markdown(path: Path, chapters: Sequence[Chapter]) -> list[Path]:
@@ -39,7 +100,7 @@ def write_markdown(path: Path, chapters: Sequence[Chapter]) -> list[Path]:
             for part in section.parts:
                 if isinstance(part, Picture):
                     place = folder / f"{number}-{_file_name(part.name)}.png"
-                    pictures[place] = _png(part.figure)
+                    pictures[place] = part.png()
                     lines.append(f"![{_plain(part.name)}]({folder.name}/{place.name})")
                     lines.append(_plain(part.reading))
                 else:
@@ -55,23 +116,11 @@ def write_markdown(path: Path, chapters: Sequence[Chapter]) -> list[Path]:
 
 def write_html(path: Path, chapters: Sequence[Chapter], wrong_shown: int) -> None:
     """The same as one page, with `wrong_shown` wrong samples of each engine to browse."""
-    parts = [f"<h1>{TITLE}</h1>", f"<p>{_code(ABOUT)}</p>"]
-    for number, chapter in enumerate(chapters, 1):
-        parts.append(f"<h2>{number}. {escape(chapter.title)}</h2>")
-        for section in chapter.sections:
-            parts.append(f"<h3>{escape(section.title)}</h3>")
-            for part in section.parts:
-                if isinstance(part, Picture):
-                    parts.append(_figure(part))
-                else:
-                    parts.append(
-                        _table(part) if isinstance(part, Table) else f"<p>{escape(part)}</p>"
-                    )
-        for name, rows in chapter.wrong.items():
-            head = f"Wrong samples of {escape(name)} ({len(rows)})"
-            answers = answers_html(rows, wrong_shown)
-            parts.append(f"<details><summary>{head}</summary>\n{answers}\n</details>")
-    write_page(path, TITLE, "\n".join(parts))
+    about = re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(ABOUT)))
+    values = {"title": TITLE, "about": Markup(about), "chapters": chapters}
+    write_page(
+        path, "report.html.j2", **values, answers=lambda rows: answers_html(rows, wrong_shown)
+    )
 
 
 def _markdown(table: Table) -> str:
@@ -86,36 +135,6 @@ def _markdown(table: Table) -> str:
 def _plain(text: str) -> str:
     """Text in which names from data cannot become markup."""
     return _MARKUP.sub(r"\\\g<0>", " ".join(text.split()))
-
-
-def _table(table: Table) -> str:
-    def row(cells: Sequence[str], tag: str) -> str:
-        classes = [' class="text"' if i < table.texts else "" for i in range(len(cells))]
-        inside = (f"<{tag}{c}>{escape(t)}</{tag}>" for c, t in zip(classes, cells, strict=True))
-        return f"<tr>{''.join(inside)}</tr>"
-
-    body = "".join(row(cells, "td") for cells in table.rows)
-    head = row(table.heads, "th")
-    return f'<div class="box"><table><thead>{head}</thead><tbody>{body}</tbody></table></div>'
-
-
-def _figure(picture: Picture) -> str:
-    data, reading = base64.b64encode(_png(picture.figure)).decode(), escape(picture.reading)
-    return (
-        f'<figure><img alt="{escape(picture.name)}" src="data:image/png;base64,{data}">'
-        f"<figcaption>{reading}</figcaption></figure>"
-    )
-
-
-def _png(figure: Figure) -> bytes:
-    """Without the name and version of what drew it: the same figure gives the same bytes."""
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=_DPI, metadata={"Software": None})
-    return file.getvalue()
-
-
-def _code(text: str) -> str:
-    return re.sub(r"`([^`]*)`", r"<code>\1</code>", escape(text))
 
 
 def _file_name(name: str) -> str:
