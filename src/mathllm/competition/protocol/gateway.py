@@ -119,8 +119,6 @@ def submission_of(replies: Sequence[Any], ids: "pl.DataFrame") -> "pl.DataFrame 
 
     if isinstance(replies[0], (pd.DataFrame, pd.Series)):
         frame = pd.DataFrame(pd.concat(list(replies), ignore_index=True))
-        if list(frame.columns) == [0]:
-            raise _unnamed()
         for name in ids.columns:
             frame[name] = ids[name].to_list()
     elif isinstance(replies[0], pl.DataFrame):
