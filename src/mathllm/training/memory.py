@@ -172,9 +172,9 @@ def estimate(
     """Memory of a training step; `batch` in tokens, padding counted.
 
     `backbone` is the backbone's config. Approximate: within 15 % of what torch allocates in
-    whole steps on a CPU (tests/test_memory.py). Attention is taken to be fused: without such
-    a kernel torch keeps scores [rows, heads, S, S] besides. Raises ParameterError for a
-    precision that there is not.
+    whole steps on a CPU (tests/unit/test_training_memory.py). Attention is taken to be fused:
+    without such a kernel torch keeps scores [rows, heads, S, S] besides. Raises ParameterError
+    for a precision that there is not.
     """
     for name, value in {"backbone_precision": backbone_precision, "precision": precision}.items():
         known = [p for p in WEIGHT_BYTES if name == "backbone_precision" or p not in QUANTISED]

@@ -1,0 +1,1 @@
+"""What tests of several files share. Imported as `helpers.NAME`; holds no test."""

@@ -1,0 +1,206 @@
+"""The OpenAI-compatible engine against a real server on loopback, a process of its own."""
+
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from threading import Event
+
+import pytest
+
+from helpers.paths import ROOT, TESTS
+from mathllm.data.chat import end_of_turn_id, load_tokenizer, prompt_ids
+from mathllm.engines import BackboneDecoder, Decoder, SamplingConfig
+from mathllm.engines.remote import EngineError, RemoteEngine, _end, start_server, wait_until_ready
+from mathllm.errors import ParameterError
+from mathllm.solving import (
+    EngineSettings,
+    Solver,
+    SolverSettings,
+    load_model,
+    load_solver,
+    loading,
+)
+
+TINY = ROOT / "assets" / "tiny"
+PROBLEM = "What is the sum of 17 and 25?"
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return load_tokenizer(TINY / "backbone")
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load_model(TINY)
+
+
+def start(folder: Path, *flags: str) -> tuple[subprocess.Popen, str]:
+    port_file = folder / "port"
+    server = subprocess.Popen(
+        [sys.executable, str(TESTS / "helpers" / "openai_server.py"), str(port_file), *flags]
+    )
+    deadline = time.monotonic() + 120
+    while not port_file.exists():
+        assert server.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    url = f"http://127.0.0.1:{port_file.read_text()}/v1"
+    wait_until_ready(url, 30, server)
+    return server, url
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory):
+    server, url = start(tmp_path_factory.mktemp("server"))
+    yield url
+    server.kill()
+    server.wait()
+
+
+@pytest.fixture
+def dying(tmp_path):
+    server, url = start(tmp_path, "--die-after", "30")
+    yield url
+    server.kill()
+    server.wait()
+
+
+def engine(url: str, tokenizer, model: str = "tiny") -> RemoteEngine:
+    return RemoteEngine(url, model, tokenizer, max_positions=1024)
+
+
+@pytest.mark.parametrize("temperature", [0, 0.8])
+def test_it_says_what_the_decoder_behind_the_server_says(url, tokenizer, model, temperature):
+    prompts = [prompt_ids(tokenizer, PROBLEM), prompt_ids(tokenizer, "Compute $12-5$.")]
+    config = SamplingConfig(
+        n=2,
+        max_new_tokens=60,
+        temperature=temperature,
+        seed=5,
+        stop_ids=frozenset({end_of_turn_id(tokenizer)}),
+    )
+    seeds = [[1, 2], [3, 4]]
+    passes = []
+    found = engine(url, tokenizer).generate(prompts, config, seeds, on_pass=passes.append)
+    expected = Decoder(model).generate(prompts, config, seeds)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert [c.tokens for c in ours] == [c.tokens for c in theirs]
+        assert [c.finish_reason for c in ours] == [c.finish_reason for c in theirs]
+        for a, b in zip(ours, theirs, strict=True):
+            assert a.logprobs == pytest.approx(b.logprobs, abs=1e-4)
+            assert len(a.entropy) == len(a.tokens)
+    assert len(passes) > 4  # it streams
+
+
+def test_a_server_that_sends_no_ids_is_tokenised_again(url, tokenizer, monkeypatch):
+    remote = engine(url, tokenizer)
+    body = RemoteEngine._body
+    monkeypatch.setattr(RemoteEngine, "_body", lambda *a: body(*a) | {"return_token_ids": False})
+    config = SamplingConfig(max_new_tokens=20, temperature=0)
+    ((sample,),) = remote.generate([prompt_ids(tokenizer, PROBLEM)], config)
+    assert "42" in tokenizer.decode(sample.tokens)
+
+
+def test_deadline_and_cancel_flag_end_a_stream(url, tokenizer):
+    cancel = Event()
+    config = SamplingConfig(max_new_tokens=200, temperature=1.0, cancel=cancel)
+    ((sample,),) = engine(url, tokenizer).generate(
+        [prompt_ids(tokenizer, PROBLEM)], config, on_pass=lambda _: cancel.set()
+    )
+    assert sample.finish_reason == "cancelled"
+    assert 0 < len(sample.tokens) < 200
+    ((late,),) = engine(url, tokenizer).generate([[1, 2]], SamplingConfig(deadline=0.0))
+    assert (late.tokens, late.finish_reason) == ([], "deadline")
+
+
+def test_a_refused_request_is_an_engine_error(url, tokenizer):
+    with pytest.raises(EngineError, match=r"404.*no model other"):
+        engine(url, tokenizer, "other").generate([[1, 2]], SamplingConfig(max_new_tokens=4))
+
+
+def test_no_server_is_an_engine_error(tokenizer):
+    with pytest.raises(EngineError, match=r"http://127\.0\.0\.1:9/v1"):
+        engine("http://127.0.0.1:9/v1", tokenizer).generate([[1]], SamplingConfig())
+    with pytest.raises(EngineError, match="did not answer"):
+        wait_until_ready("http://127.0.0.1:9/v1", 0)
+
+
+def test_a_server_that_dies_costs_what_it_had_not_sent(dying, tokenizer):
+    remote = engine(dying, tokenizer)
+    config = SamplingConfig(n=3, max_new_tokens=100, temperature=1.0)
+    try:
+        (samples,) = remote.generate([[5, 6, 7]], config)
+        assert "fault" in {sample.finish_reason for sample in samples}
+    except EngineError:
+        pass  # none of the three was whole
+    with pytest.raises(EngineError):
+        remote.generate([[5, 6, 7]], config)
+
+
+def test_the_solver_goes_on_with_the_spare_engine_when_the_server_dies(dying, tokenizer, model):
+    solver = Solver(
+        engine(dying, tokenizer),
+        tokenizer,
+        SolverSettings(n_samples=4, max_new_tokens=60, temperature=0.1),
+        spare=BackboneDecoder(model),
+        strict=False,
+    )
+    solutions = [solver.solve(f"p{i}", PROBLEM) for i in range(3)]
+    assert [solution.answer for solution in solutions[1:]] == [42, 42]
+    assert any("BackboneDecoder" in fault for fault in solutions[-1].faults)
+
+
+def test_the_solver_answers_through_the_endpoint(url, tokenizer):
+    solver = Solver(engine(url, tokenizer), tokenizer, SolverSettings(max_new_tokens=60))
+    solution = solver.solve("p", PROBLEM)
+    assert solution.answer == 42
+    assert solution.faults == []
+
+
+def test_the_solver_starts_a_server_and_ends_it(tmp_path, tokenizer):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    script = TESTS / "helpers" / "openai_server.py"
+    command = f"{sys.executable} {script} {tmp_path / 'port'} --port {port}"
+    url = f"http://127.0.0.1:{port}/v1"
+    server = start_server(command, url, tmp_path / "server.log", 120)
+    ((sample,),) = engine(url, tokenizer).generate([[5, 6]], SamplingConfig(max_new_tokens=3))
+    assert len(sample.tokens) == 3
+    _end(server)
+    assert server.poll() is not None
+    with pytest.raises(EngineError):
+        engine(url, tokenizer).generate([[5, 6]], SamplingConfig(max_new_tokens=3))
+
+
+def test_a_server_that_does_not_start_is_said_with_its_last_line(tmp_path):
+    failing = f"{sys.executable} -c \"raise SystemExit('no such model')\""
+    with pytest.raises(EngineError, match=r"status 1 .*no such model"):
+        start_server(failing, "http://127.0.0.1:9/v1", tmp_path / "log", 30)
+    with pytest.raises(EngineError, match="cannot be started"):
+        start_server("no-such-program", "http://127.0.0.1:9/v1", tmp_path / "log", 30)
+
+
+def test_without_its_endpoint_a_rerun_has_the_trm_and_a_commit_run_an_error(monkeypatch):
+    monkeypatch.setattr(loading, "ENDPOINT_SECONDS", 0.0)
+    settings = EngineSettings(endpoint="http://127.0.0.1:9/v1", endpoint_model="tiny")
+    with pytest.raises(EngineError, match="did not answer"):
+        load_solver(TINY, engine=settings)
+    solver = load_solver(TINY, engine=settings, strict=False)
+    assert "the TRM answers" in solver.load_fault
+    assert isinstance(solver.engine, Decoder)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"tool_kernels": -1}, "tool_kernels"),
+        ({"endpoint": "http://127.0.0.1:1/v1"}, "endpoint_model is empty"),
+        ({"server": "vllm serve x"}, "endpoint is empty"),
+    ],
+)
+def test_a_wrong_engine_setting_is_named(wrong, named):
+    with pytest.raises(ParameterError, match=named):
+        EngineSettings(**wrong)

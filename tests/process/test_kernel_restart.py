@@ -1,0 +1,178 @@
+"""A kernel that is started again in the middle of a rerun."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from helpers.paths import ROOT
+from mathllm.competition.kernel.journal import Journal, is_unfinished, read_journal
+from mathllm.competition.kernel.submission import Submission
+from mathllm.competition.protocol.client import Client
+from mathllm.solving import Attempt, Budget, Solution
+
+
+class Counting:
+    """Answers with how often it was asked."""
+
+    def __init__(self, fault: Exception | None = None):
+        self.asked = []
+        self.fault = fault
+
+    def solve(self, problem_id, problem, seconds):
+        self.asked.append((problem_id, problem, seconds))
+        if self.fault is not None:
+            raise self.fault
+        attempts = [Attempt("text", len(self.asked), 30, "stop", 0.1)]
+        faults = ["RuntimeError: once; trying 2 samples"]
+        return Solution(
+            problem_id, len(self.asked), {len(self.asked): 1}, "1 of 1 votes", attempts, 0.5, faults
+        )
+
+
+KERNEL = """
+import sys
+from mathllm.competition.kernel.serve import serve
+from mathllm.solving import Budget, SolverSettings
+
+serve(sys.argv[1], SolverSettings(n_samples=2, max_new_tokens=60), Budget(3600, 60, 50))
+"""
+
+
+def start_kernel(folder: Path, weights: Path) -> tuple[subprocess.Popen, int]:
+    """The real kernel in a rerun, as a process, and the port it listens on."""
+    environment = os.environ | {
+        "KAGGLE_IS_COMPETITION_RERUN": "1",
+        "MATHLLM_WORKING_DIR": str(folder),
+        "MATHLLM_INPUT_ROOT": str(folder / "input"),
+    }
+    seen = len(read_journal(folder / "journal.jsonl"))
+    kernel = subprocess.Popen([sys.executable, "-c", KERNEL, str(weights)], env=environment)
+    while True:
+        assert kernel.poll() is None
+        events = read_journal(folder / "journal.jsonl")[seen:]
+        if listening := [event for event in events if event["event"] == "listening"]:
+            return kernel, listening[0]["port"]
+        time.sleep(0.1)
+
+
+def test_a_kernel_that_is_killed_and_started_again_goes_on(tmp_path):
+    weights = ROOT / "assets" / "tiny"
+    asked = {"a": "Compute $12+5$.", "b": "What is $7-3$?", "c": "Compute $6+6$."}
+
+    def send(client, id_):
+        reply = client.send("predict", pl.Series("id", [id_]), pl.Series("problem", [asked[id_]]))
+        return reply["answer"][0]
+
+    kernel, port = start_kernel(tmp_path, weights)
+    client = Client(ports=[port])
+    before = [send(client, "a"), send(client, "b")]
+    client.close()
+    kernel.send_signal(signal.SIGKILL)
+    kernel.wait()
+    kernel, port = start_kernel(tmp_path, weights)
+    try:
+        client = Client(ports=[port])
+        assert [send(client, "a"), send(client, "b")] == before == [17, 4]
+        assert send(client, "c") == 12
+        client.close()
+    finally:
+        kernel.send_signal(signal.SIGKILL)
+        kernel.wait()
+    events = read_journal(tmp_path / "journal.jsonl")
+    assert [e["event"] for e in events].count("start") == 2
+    assert [e["id"] for e in events if e["event"] == "again"] == ["a", "b"]
+    assert [e["id"] for e in events if e["event"] == "answer"] == ["a", "b", "c"]
+
+
+def submission(path: Path, solver: Counting, restarted: bool, budget: Budget | None = None):
+    journal = Journal(path, restarted)
+    journal.write("start", pid=1, package="", rerun=True)
+    made = Submission(lambda: solver, budget or Budget(3600, 60, 50), journal, True, lambda _: None)
+    made.start()
+    return made
+
+
+def ask(made: Submission, id_: str, problem: str) -> int:
+    return made.predict(pl.Series([id_]), pl.Series([problem]))["answer"][0]
+
+
+def test_what_was_answered_is_not_solved_again(tmp_path):
+    path = tmp_path / "journal.jsonl"
+    first = Counting()
+    killed = submission(path, first, restarted=False)
+    assert [ask(killed, "a", "one?"), ask(killed, "b", "two?")] == [1, 2]
+    with path.open("a") as file:
+        file.write('{"event": "ans')  # the process was killed while it wrote
+    assert is_unfinished(path, 5)
+    second = Counting()
+    again = submission(path, second, restarted=True)
+    assert [ask(again, "a", "one?"), ask(again, "b", "two?")] == [1, 2]
+    assert second.asked == []
+    assert ask(again, "c", "three?") == 1
+    assert [e["id"] for e in read_journal(path) if e["event"] == "again"] == ["a", "b"]
+    assert again.summary()["id"].to_list() == ["a", "b", "c"]
+
+
+def test_the_same_id_with_another_text_is_another_problem(tmp_path):
+    made = submission(tmp_path / "journal.jsonl", solver := Counting(), restarted=False)
+    assert [ask(made, "a", "one?"), ask(made, "a", "other?"), ask(made, "a", "one?")] == [1, 2, 1]
+    assert len(solver.asked) == 2
+
+
+def test_an_answer_that_stood_in_is_tried_again(tmp_path):
+    path = tmp_path / "journal.jsonl"
+    assert ask(submission(path, Counting(ValueError("wrong")), False), "a", "one?") == 0
+    assert ask(submission(path, Counting(), restarted=True), "a", "one?") == 1
+
+
+def test_the_clock_goes_on_from_the_first_start(tmp_path):
+    path = tmp_path / "journal.jsonl"
+    early = {"event": "start", "time": time.time() - 1000, "pid": 1, "package": "", "rerun": True}
+    path.write_text(json.dumps(early) + "\n")
+    budget = Budget(3600, 60, 50)
+    submission(path, Counting(), True, budget)
+    assert budget.elapsed_seconds == pytest.approx(1000, abs=30)
+    assert budget.left_seconds == pytest.approx(2540, abs=30)
+
+
+def test_problems_that_were_answered_have_had_their_share(tmp_path):
+    path = tmp_path / "journal.jsonl"
+    killed = submission(path, Counting(), restarted=False)
+    for number in range(10):
+        ask(killed, str(number), "?")
+    budget = Budget(3600, 60, 50)
+    again = submission(path, Counting(), True, budget)
+    assert budget.finished == 10
+    ask(again, "3", "?")
+    assert budget.finished == 10
+    ask(again, "new", "?")
+    assert budget.finished == 11
+
+
+def test_only_a_run_that_was_cut_off_lately_goes_on(tmp_path):
+    path = tmp_path / "journal.jsonl"
+    assert not is_unfinished(path, 5)
+    made = submission(path, Counting(), restarted=False)
+    assert is_unfinished(path, 5)
+    made.close("done")
+    assert not is_unfinished(path, 5)
+    old = {"event": "start", "time": time.time() - 6 * 3600, "pid": 1, "package": "", "rerun": True}
+    path.write_text(json.dumps(old) + "\n")
+    assert not is_unfinished(path, 5)
+
+
+def test_what_failed_on_the_way_is_in_journal_and_summary(tmp_path):
+    path = tmp_path / "journal.jsonl"
+    made = submission(path, Counting(), restarted=False)
+    ask(made, "a", "one?")
+    (entry,) = [e for e in read_journal(path) if e["event"] == "answer"]
+    assert entry["faults"] == ["RuntimeError: once; trying 2 samples"]
+    assert entry["fault"] is None
+    assert made.summary()["fault"].to_list() == ["RuntimeError: once; trying 2 samples"]

@@ -1,0 +1,585 @@
+"""Gateway and server in one process: replies, files, ports, and what each fault is called."""
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent import futures
+from contextlib import closing, contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import grpc
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+
+from helpers.ports import free_ports
+from helpers.wire_peer import PeerServer, arrow, compile_peer, pandas_parquet, parquet, reader
+from mathllm.competition.protocol import channel, gateway, messages
+from mathllm.competition.protocol.client import Client, ErrorKind, GatewayError
+from mathllm.competition.protocol.gateway import run_gateway
+from mathllm.competition.protocol.server import Ending, GatewayGoneError, InferenceServer
+from mathllm.errors import PortError, ProblemFileError, WeightsError
+
+PROBLEMS = {"000123": "What is $1+1$?", "0e6441": "", "ccc": 'a "quoted", \\frac12\n line é'}
+
+
+def row(id_: Any, answer: Any = 7) -> pl.DataFrame:
+    return pl.DataFrame({"id": [id_], "answer": [answer]})
+
+
+def echo(id_: pl.Series, _problem: pl.Series, *_more: pl.Series) -> pl.DataFrame:
+    return row(id_.item())
+
+
+@contextmanager
+def serving(function: Callable[..., Any]) -> Iterator[InferenceServer]:
+    function.__name__ = "predict"
+    server = InferenceServer(function, ports=free_ports(3))
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+@contextmanager
+def calling(server: InferenceServer) -> Iterator[Client]:
+    with closing(Client(ports=[server.port], startup_seconds=30, response_seconds=30)) as client:
+        yield client
+
+
+@pytest.fixture
+def problems(tmp_path: Path) -> Path:
+    path = tmp_path / "test.csv"
+    pl.DataFrame({"id": list(PROBLEMS), "problem": list(PROBLEMS.values())}).write_csv(path)
+    return path
+
+
+def play(function: Callable[..., Any], problems: Path, **options: Any) -> pl.DataFrame:
+    with serving(function) as server, calling(server) as client:
+        options = {"report": lambda _: None, "rerun": True} | options
+        return run_gateway(problems, problems.parent / "out", client, **options)
+
+
+def result(problems: Path) -> dict[str, Any]:
+    return json.loads((problems.parent / "out" / "result.json").read_text(encoding="utf-8"))
+
+
+def test_every_problem_is_asked_as_series_and_the_submission_has_its_answer(
+    problems: Path,
+) -> None:
+    seen = []
+
+    def predict(*columns: Any) -> pl.DataFrame:
+        seen.append(columns)
+        return row(columns[0].item(), len(columns[1].item()))
+
+    play(predict, problems, keep_order=True)
+    assert [tuple(series.name for series in columns) for columns in seen] == [("id", "problem")] * 3
+    assert {columns[0].item(): columns[1].item() for columns in seen} == PROBLEMS
+    assert all(type(series) is pl.Series and len(series) == 1 for c in seen for series in c)
+    written = pl.read_parquet(problems.parent / "out" / "submission.parquet")
+    assert written.schema == {"id": pl.String, "answer": pl.Int64}
+    assert written.rows() == [(id_, len(text)) for id_, text in PROBLEMS.items()]
+    assert result(problems) == {"Succeeded": True}
+    assert sorted(p.name for p in (problems.parent / "out").iterdir()) == [
+        "result.json",
+        "submission.parquet",
+    ]
+
+
+def test_answers_of_a_reference_file_are_sent_as_a_third_series(tmp_path: Path) -> None:
+    path = tmp_path / "reference.csv"
+    path.write_text("id,problem,answer\na,x,336\n")
+    seen = []
+
+    def predict(id_: Any, _problem: Any, answer: Any) -> pl.DataFrame:
+        seen.append((answer.name, answer.dtype, answer.item()))
+        return row(id_.item())
+
+    play(predict, path)
+    assert seen == [("answer", pl.Int64, 336)]
+
+
+def test_the_order_is_shuffled_by_the_seed_unless_it_is_to_be_kept(tmp_path: Path) -> None:
+    path = tmp_path / "many.csv"
+    ids = [f"id{i}" for i in range(20)]
+    path.write_text("id,problem\n" + "".join(f"{id_},x\n" for id_ in ids))
+    kept, one, again, other = (
+        play(echo, path, keep_order=keep, seed=seed)["id"].to_list()
+        for keep, seed in ((True, 1), (False, 1), (False, 1), (False, 2))
+    )
+    assert kept == ids
+    assert one == again != ids
+    assert other != one
+    assert sorted(other) == sorted(ids)
+
+
+def test_progress_goes_to_the_report_and_to_a_file(problems: Path) -> None:
+    lines: list[str] = []
+    progress = problems.parent / "progress.jsonl"
+    progress.write_text("of an earlier run\n")
+    play(echo, problems, keep_order=True, report=lines.append, progress_file=progress)
+    assert [line.split("  ")[:3] for line in lines] == [
+        [f"{n}/3", id_, "answer 7"] for n, id_ in enumerate(PROBLEMS, start=1)
+    ]
+    entries = [json.loads(line) for line in progress.read_text().splitlines()]
+    assert [(e["index"], e["of"], e["id"], e["answer"]) for e in entries] == [
+        (n, 3, id_, 7) for n, id_ in enumerate(PROBLEMS, start=1)
+    ]
+
+
+GOOD = {
+    "polars": lambda id_: row(id_),
+    "pandas": lambda id_: pd.DataFrame({"id": [id_], "answer": [7]}),
+    "another order": lambda id_: pl.DataFrame({"answer": [7], "id": [id_]}),
+    "a small integer type": lambda id_: row(id_).with_columns(pl.col("answer").cast(pl.UInt8)),
+}
+
+
+@pytest.mark.parametrize("kind", GOOD)
+def test_replies_of_every_usual_kind_are_taken(problems: Path, kind: str) -> None:
+    assert play(lambda id_, _: GOOD[kind](id_.item()), problems)["answer"].to_list() == [7, 7, 7]
+
+
+BAD = {
+    "no rows": (lambda id_: row(id_).clear(), "0 rows, expected 1"),
+    "two rows": (lambda id_: pl.concat([row(id_), row(id_)]), "2 rows, expected 1"),
+    "another id": (lambda _: row("zzz"), "for id 'zzz'"),
+    "an id as a number": (lambda id_: row(int(id_)), "for id 123"),
+    "a float": (lambda id_: row(id_, 7.0), "answer 7.0 is no integer"),
+    "a text": (lambda id_: row(id_, "7"), "answer '7' is no integer"),
+    "a bool": (lambda id_: row(id_, True), "answer True is no integer"),
+    "a null": (lambda id_: row(id_, None), "answer None is no integer"),
+    "too large": (lambda id_: row(id_, 100000), "outside 0…99999"),
+    "negative": (lambda id_: row(id_, -1), "outside 0…99999"),
+    "no answer": (lambda id_: pl.DataFrame({"id": [id_]}), "no column answer"),
+    "no id": (lambda _: pl.DataFrame({"answer": [7]}), "no column id"),
+    "a number": (lambda _: 7, "builtins.int, expected a polars or pandas"),
+    "nothing": (lambda _: None, "NoneType, expected"),
+    "a numpy array": (lambda _: np.zeros(1), "numpy.ndarray, expected"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_bad_reply_is_an_invalid_submission_and_nothing_is_submitted(
+    problems: Path, kind: str
+) -> None:
+    reply, message = BAD[kind]
+    with pytest.raises(GatewayError, match="problem 000123: ") as caught:
+        play(lambda id_, _: reply(id_.item()), problems, keep_order=True)
+    assert caught.value.kind is ErrorKind.INVALID_SUBMISSION
+    assert message in caught.value.details
+    assert result(problems) == {
+        "Succeeded": False,
+        "ErrorType": 6,
+        "ErrorName": "INVALID_SUBMISSION",
+        "ErrorDetails": caught.value.details,
+    }
+    assert not (problems.parent / "out" / "submission.parquet").exists()
+
+
+def test_a_failed_run_leaves_no_submission_of_an_earlier_one(problems: Path) -> None:
+    play(echo, problems)
+    assert (problems.parent / "out" / "submission.parquet").exists()
+    with pytest.raises(GatewayError):
+        play(lambda *_: None, problems)
+    assert not (problems.parent / "out" / "submission.parquet").exists()
+
+
+class Panic(BaseException):
+    """As a panic in a Rust package: no Exception."""
+
+
+@pytest.mark.parametrize(
+    ("error", "shown"),
+    [
+        (ValueError("a reason"), "ValueError: a reason"),
+        (KeyError("key"), "KeyError: 'key'"),
+        (ValueError("ü" * 50_000), "ValueError: üüü"),
+        (Panic("rust"), "Panic: rust"),
+        (SystemExit(3), "SystemExit: 3"),
+    ],
+    ids=lambda v: type(v).__name__ if isinstance(v, BaseException) else v,
+)
+def test_an_exception_in_predict_ends_the_run_with_its_message(
+    problems: Path, error: BaseException, shown: str
+) -> None:
+    def predict(*_: Any) -> None:
+        raise error
+
+    with pytest.raises(GatewayError) as caught:
+        play(predict, problems)
+    assert caught.value.kind is ErrorKind.SERVER_RAISED_EXCEPTION
+    assert result(problems)["ErrorName"] == "SERVER_RAISED_EXCEPTION"
+    assert result(problems)["ErrorDetails"].startswith(shown)
+
+
+def test_a_reply_that_cannot_be_sent_is_the_servers_exception(problems: Path) -> None:
+    with pytest.raises(GatewayError, match=r"RAISED_EXCEPTION: TypeError: builtins\.set"):
+        play(lambda *_: {1}, problems)
+
+
+def test_a_server_without_the_endpoint_is_named_so() -> None:
+    with (
+        serving(echo) as server,
+        calling(server) as client,
+        pytest.raises(GatewayError, match="has no other") as caught,
+    ):
+        client.send("other", 1)
+    assert caught.value.kind is ErrorKind.SERVER_MISSING_ENDPOINT
+
+
+def test_a_reply_that_does_not_come_in_time_is_named_so() -> None:
+    release = threading.Event()
+    with serving(lambda: release.wait(30)) as server:
+        with (
+            closing(Client(ports=[server.port], response_seconds=0.3)) as client,
+            pytest.raises(GatewayError, match=r"within 0\.3 s") as caught,
+        ):
+            client.send("predict")
+        release.set()
+    assert caught.value.kind is ErrorKind.GRPC_DEADLINE_EXCEEDED
+
+
+def test_a_server_that_never_listens_is_named_so(problems: Path) -> None:
+    client = Client(ports=free_ports(2), startup_seconds=0.3)
+    with pytest.raises(GatewayError, match="no server listened") as caught:
+        run_gateway(problems, problems.parent / "out", client, rerun=True)
+    assert caught.value.kind is ErrorKind.SERVER_NEVER_STARTED
+    assert result(problems)["ErrorType"] == 1
+
+
+def test_a_mistake_in_the_problems_is_the_gateways_exception_in_a_rerun(tmp_path: Path) -> None:
+    path = tmp_path / "test.csv"
+    path.write_text("id\na\n")
+    client = Client(ports=free_ports(1))
+    with pytest.raises(ProblemFileError, match="no column 'problem'"):
+        run_gateway(path, tmp_path / "out", client, rerun=True)
+    assert result(path)["ErrorName"] == "GATEWAY_RAISED_EXCEPTION"
+    assert str(path) in result(path)["ErrorDetails"]
+
+
+def test_without_a_rerun_there_is_no_result_file(
+    problems: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("KAGGLE_IS_COMPETITION_RERUN", raising=False)
+    play(echo, problems, rerun=None)
+    assert not (problems.parent / "out" / "result.json").exists()
+    monkeypatch.setenv("KAGGLE_IS_COMPETITION_RERUN", "1")
+    play(echo, problems, rerun=None)
+    assert (problems.parent / "out" / "result.json").exists()
+
+
+def test_the_error_kinds_have_the_names_and_numbers_of_the_competition() -> None:
+    assert {kind.name: int(kind) for kind in ErrorKind} == {
+        "UNSPECIFIED": 0,
+        "SERVER_NEVER_STARTED": 1,
+        "SERVER_CONNECTION_FAILED": 2,
+        "SERVER_RAISED_EXCEPTION": 3,
+        "SERVER_MISSING_ENDPOINT": 4,
+        "GATEWAY_RAISED_EXCEPTION": 5,
+        "INVALID_SUBMISSION": 6,
+        "GRPC_DEADLINE_EXCEEDED": 7,
+    }
+
+
+def test_old_and_new_clients_both_find_the_servers_first_two_ports_and_ours_finds_all() -> None:
+    old = [50051, *range(60053, 60063)]
+    new = [50051, *(60053 + 10 * i for i in range(10))]
+    assert set(channel.PORTS) == {*old, *new}
+    assert set(channel.PORTS[:2]) == {*old} & {*new}
+    assert list(channel.PORTS[2:11]) == old[2:]
+    assert len(set(channel.PORTS)) == len(channel.PORTS)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0"])
+@pytest.mark.parametrize("reuse", [False, True])
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::]"])
+def test_a_taken_port_is_passed_over(address: str, reuse: bool, host: str) -> None:
+    taken, free = free_ports(2)
+    with socket.socket() as other:
+        if reuse:
+            other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        other.bind((address, taken))
+        other.listen()
+        server = InferenceServer(echo, ports=[taken, free], host=host)
+        try:
+            assert server.start() == free
+        finally:
+            server.stop()
+
+
+def test_two_servers_never_share_a_port_and_a_client_passes_over_strangers() -> None:
+    ports = free_ports(3)
+    with socket.socket() as silent:  # accepts connections, and never says a word of gRPC
+        silent.bind(("127.0.0.1", ports[0]))
+        silent.listen()
+        first = InferenceServer(_named("first"), ports=ports)
+        second = InferenceServer(_named("second"), ports=ports)
+        try:
+            assert (first.start(), second.start()) == (ports[1], ports[2])
+            assert first.start() == ports[1]
+            with closing(Client(ports=[ports[2], ports[1]])) as client:
+                assert client.send("predict") == "second"
+            first.stop()
+            with closing(Client(ports=[ports[1], ports[2]])) as client:
+                assert client.send("predict") == "second"
+                assert client.port == ports[2]
+        finally:
+            first.stop()
+            second.stop()
+
+
+def _named(name: str) -> Callable[[], str]:
+    def predict() -> str:
+        return name
+
+    return predict
+
+
+def test_a_stranger_that_speaks_no_grpc_or_another_service_is_passed_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("mathllm.competition.protocol.client.CONNECT_SECONDS", 0.5)
+    silent_port, foreign_port, port = free_ports(3)
+    foreign = grpc.server(futures.ThreadPoolExecutor(1))
+    foreign.add_insecure_port(f"127.0.0.1:{foreign_port}")
+    foreign.start()
+    server = InferenceServer(_named("ours"), ports=[port])
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", silent_port))
+        silent.listen()
+        server.start()
+        try:
+            with closing(Client(ports=[silent_port, foreign_port, port])) as client:
+                assert client.send("predict") == "ours"
+        finally:
+            server.stop()
+            foreign.stop(None).wait()
+
+
+def test_when_all_ports_are_taken_the_error_names_them_and_the_mend() -> None:
+    first = InferenceServer(echo, ports=free_ports(1))
+    port = first.start()
+    try:
+        with pytest.raises(PortError, match=rf"tried {port}\n.*ss -ltnp"):
+            InferenceServer(echo, ports=[port]).start()
+    finally:
+        first.stop()
+    again = InferenceServer(echo, ports=[port])
+    assert again.start() == port  # a stopped server gives its port back
+    again.stop()
+
+
+def test_calls_are_answered_one_at_a_time() -> None:
+    inside: list[int] = []
+    most: list[int] = []
+
+    def predict() -> None:
+        inside.append(1)
+        time.sleep(0.05)
+        most.append(len(inside))
+        inside.pop()
+
+    with serving(predict) as server:
+        callers = []
+        for _ in range(4):
+            client = Client(ports=[server.port])
+            callers.append(threading.Thread(target=lambda c=client: (c.send("predict"), c.close())))
+        for caller in callers:
+            caller.start()
+        for caller in callers:
+            caller.join(30)
+    assert most == [1, 1, 1, 1]
+
+
+def test_a_reply_of_many_megabytes_passes() -> None:
+    with serving(lambda text: text * 2) as server, calling(server) as client:
+        assert len(client.send("predict", "x" * 6_000_000)) == 12_000_000
+
+
+def test_a_client_that_pings_during_a_long_prediction_is_not_cut_off() -> None:
+    """The package's clients ping every minute; here every second, for a shorter test."""
+    with serving(lambda: time.sleep(5) or "done") as server:
+        options = [("grpc.keepalive_time_ms", 1000), ("grpc.http2.max_pings_without_data", 0)]
+        with grpc.insecure_channel(f"127.0.0.1:{server.port}", options=options) as connection:
+            call = connection.unary_unary(
+                f"/{channel.SERVICE}/{channel.METHOD}",
+                request_serializer=messages.Request.SerializeToString,
+                response_deserializer=messages.Response.FromString,
+            )
+            assert (
+                messages.deserialize(call(messages.request("predict"), timeout=30).payload)
+                == "done"
+            )
+
+
+def test_stop_ends_serve_from_another_thread() -> None:
+    server = InferenceServer(echo, ports=free_ports(1))
+    endings: list[Ending] = []
+    listening = threading.Event()
+
+    def serve() -> None:
+        endings.append(server.serve(on_listening=lambda _: listening.set()))
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    assert listening.wait(30)
+    server.stop()
+    thread.join(30)
+    assert endings == [Ending.STOPPED]
+
+
+def test_serve_ends_when_no_call_comes() -> None:
+    with pytest.raises(GatewayGoneError, match=r"no call came for 0\.2 s, after 0 answers"):
+        InferenceServer(echo, ports=free_ports(1)).serve(idle_seconds=0.2)
+
+
+def test_a_commit_run_plays_its_own_gateway(
+    problems: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("KAGGLE_IS_COMPETITION_RERUN", raising=False)
+    monkeypatch.delenv("MATHLLM_WORKING_DIR", raising=False)
+    monkeypatch.setenv("MATHLLM_INPUT_ROOT", str(problems.parent))
+    monkeypatch.chdir(problems.parent)
+
+    def predict(id_: pl.Series, _problem: pl.Series) -> pl.DataFrame:
+        return row(id_.item(), 9)
+
+    InferenceServer(predict, ports=free_ports(1)).run_local_gateway((str(problems),))
+    assert pl.read_parquet("submission.parquet")["answer"].to_list() == [9, 9, 9]
+    slug = problems.parent / "competitions" / "ai-mathematical-olympiad-progress-prize-3"
+    slug.mkdir(parents=True)
+    (slug / "test.csv").write_text("id,problem\nonly,x\n")
+    InferenceServer(predict, ports=free_ports(1)).run_local_gateway()
+    assert pl.read_parquet("submission.parquet")["id"].to_list() == ["only"]
+
+
+def test_a_commit_run_shows_the_cause_and_a_users_mistake_as_it_is(problems: Path) -> None:
+    cause = ValueError("why")
+
+    def predict(*_: Any) -> None:
+        raise cause
+
+    options = {"output_dir": problems.parent / "out", "report": lambda _: None}
+    with pytest.raises(GatewayError) as caught:
+        InferenceServer(predict, ports=free_ports(1)).run_local_gateway((problems,), **options)
+    assert caught.value.__cause__ is cause
+    cause = WeightsError("weights/backbone: no config.json; vendor again")
+    with pytest.raises(WeightsError, match="vendor again"):
+        InferenceServer(predict, ports=free_ports(1)).run_local_gateway((problems,), **options)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--problems", "absent.csv"], "error: absent.csv: does not exist"),
+        (["--problems", "x.csv", "--ports", "1,b"], "error: --ports 1,b: expected numbers"),
+        (["--problems", "x.csv", "--ports", "70000"], "error: --ports 70000"),
+    ],
+)
+def test_the_command_line_shows_a_mistake_in_one_line(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert gateway.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(message)
+    assert len(error.splitlines()) == 1
+
+
+def test_help_says_what_is_needed_and_what_the_status_means(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        gateway.main(["--help"])
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    assert all(word in text for word in ("--problems", "submission.parquet", "Exit status"))
+
+
+@pytest.fixture(scope="module")
+def peer(tmp_path_factory: pytest.TempPathFactory) -> tuple[ModuleType, ModuleType]:
+    pytest.importorskip("grpc_tools", reason="grpcio-tools compiles the independent description")
+    return compile_peer(tmp_path_factory.mktemp("peer"))
+
+
+@pytest.mark.parametrize("series_format", ["parquet", "arrow"])
+def test_our_gateway_serves_a_server_of_generated_code(
+    peer: tuple[ModuleType, ModuleType], problems: Path, series_format: Any
+) -> None:
+    def reply(id_: pl.Series, problem: pl.Series) -> Any:
+        frame = row(id_.item(), len(problem.item()))
+        return peer[0].Payload(polars_dataframe_value=arrow(frame))
+
+    (port,) = free_ports(1)
+    client = Client(ports=[port], series_format=series_format)
+    with PeerServer(peer, port, series_format, reply), closing(client):
+        submission = run_gateway(
+            problems, problems.parent, client, keep_order=True, report=lambda _: None
+        )
+    assert submission.rows() == [(id_, len(text)) for id_, text in PROBLEMS.items()]
+
+
+def test_our_gateway_takes_pandas_and_names_errors_of_a_server_of_generated_code(
+    peer: tuple[ModuleType, ModuleType], problems: Path
+) -> None:
+    def reply(id_: pl.Series, _problem: pl.Series) -> Any:
+        if id_.item() == "ccc":
+            raise RuntimeError("out of ideas")
+        return peer[0].Payload(pandas_dataframe_value=pandas_parquet(row(id_.item()).to_pandas()))
+
+    (port,) = free_ports(1)
+    with PeerServer(peer, port, "parquet", reply), closing(Client(ports=[port])) as client:
+        with pytest.raises(GatewayError, match="out of ideas") as caught:
+            run_gateway(problems, problems.parent, client, report=lambda _: None)
+        assert caught.value.kind is ErrorKind.SERVER_RAISED_EXCEPTION
+        with pytest.raises(GatewayError) as caught:
+            client.send("other")
+        assert caught.value.kind is ErrorKind.SERVER_MISSING_ENDPOINT
+
+
+@pytest.mark.parametrize("write", [parquet, arrow])
+def test_a_client_of_generated_code_gets_our_servers_answers(
+    peer: tuple[ModuleType, ModuleType], write: Callable[[pl.DataFrame], bytes]
+) -> None:
+    messages, service = peer
+
+    def payload(name: str, value: str) -> Any:
+        return messages.Payload(polars_series_value=write(pl.DataFrame({name: [value]})))
+
+    def predict(id_: pl.Series, problem: pl.Series, flag: bool = False) -> pl.DataFrame:
+        return pl.DataFrame({"id": [id_.item()], "answer": [len(problem.item()) + flag]})
+
+    with (
+        serving(predict) as server,
+        grpc.insecure_channel(f"localhost:{server.port}") as channel,
+    ):
+        stub = service.KaggleEvaluationServiceStub(channel)
+        request = messages.KaggleEvaluationRequest(
+            name="predict",
+            args=[payload("id", "000123"), payload("problem", "four")],
+            kwargs={"flag": messages.Payload(bool_value=True)},
+        )
+        reply = stub.Send(request, timeout=30).payload
+        with pytest.raises(grpc.RpcError) as missing:
+            stub.Send(messages.KaggleEvaluationRequest(name="other"), timeout=30)
+        with pytest.raises(grpc.RpcError) as raised:
+            stub.Send(messages.KaggleEvaluationRequest(name="predict"), timeout=30)
+    assert reply.WhichOneof("value") == "polars_dataframe_value"
+    frame = reader("arrow")["polars_dataframe_value"](reply.polars_dataframe_value)
+    assert frame.rows() == [("000123", 5)]
+    # What the package's gateway looks for in the text of an error:
+    assert "No listener for other was registered" in missing.value.details()
+    assert raised.value.details().startswith("Exception calling application: ")
+    assert raised.value.code() is grpc.StatusCode.UNKNOWN

@@ -1,0 +1,143 @@
+"""Recorded passes on a CPU: torch's tracer stands in for a CUDA graph.
+
+A trace, like a graph, is a fixed list of operations on fixed addresses: whatever Python
+decided while it was recorded stays decided. Tracing with fake tensors fails where a function
+asks for a value, as recording does on a GPU.
+"""
+
+import random
+
+import pytest
+import torch
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
+
+from helpers import naive_decoding as naive
+from helpers.models import make_backbone, random_trm
+from mathllm.engines import Decoder, SamplingConfig, graphs, trm
+from mathllm.engines.speculation import DraftLength
+
+
+@pytest.fixture
+def recorded(monkeypatch):
+    """Graphs that are traces; gives the list of input shapes that were recorded."""
+    shapes = []
+
+    def record(function, inputs, pool):  # noqa: ARG001
+        shapes.append([tuple(tensor.shape) for tensor in inputs])
+        with torch.no_grad():
+            traced = make_fx(function, tracing_mode="real")(*inputs)
+            outputs = traced(*inputs)
+
+        def replay():
+            with torch.no_grad():
+                for output, new in zip(outputs, traced(*inputs), strict=True):
+                    output.copy_(new)
+
+        return replay, outputs
+
+    monkeypatch.setattr(graphs, "record", record)
+    return shapes
+
+
+def generate(decoder: Decoder, prompts, config):
+    # Tracing does not go with inference mode.
+    return Decoder.generate.__wrapped__(decoder, prompts, config)
+
+
+@pytest.mark.parametrize("case", range(2))
+def test_replayed_passes_give_the_same_tokens(case, recorded, monkeypatch):
+    draw = random.Random(case)
+    monkeypatch.setattr(DraftLength, "choose", naive.random_lengths(draw, most=2))
+    model = naive.random_model(draw)
+    vocabulary = model.config.vocab_size
+    decoder = Decoder(model, max_drafts=2, graphs=True)
+    stop = frozenset(range(0, vocabulary, 9))
+    config = SamplingConfig(n=2, max_new_tokens=8, temperature=0, stop_ids=stop)
+    for count in (3, 2):  # the second call replays what the first recorded
+        prompts = [
+            [draw.randrange(vocabulary) for _ in range(draw.randint(1, 9))] for _ in range(count)
+        ]
+        with torch.no_grad():
+            found = generate(decoder, prompts, config)
+        for prompt, samples in zip(prompts, found, strict=True):
+            for sample in samples:
+                assert sample.tokens == naive.greedy(model, prompt, 8, stop)
+    rows = {shapes[0][0] for shapes in recorded}
+    assert rows <= {1, 2, 4, 6}  # powers of two, or all
+
+
+@pytest.mark.parametrize("case", range(2))
+def test_replayed_passes_halt_as_the_definition_says(case, recorded, monkeypatch):
+    draw = random.Random(case)
+    monkeypatch.setattr(DraftLength, "choose", naive.random_lengths(draw, most=2))
+    model = naive.random_model(draw, N_sup=3)
+    model.halting.weight.data.mul_(3)
+    decoder = Decoder(model, max_drafts=2, graphs=True, halting_threshold=0.6)
+    prompts = [[1, 2, 3], [4], [5, 6]]
+    config = SamplingConfig(max_new_tokens=6, temperature=0)
+    with torch.no_grad():
+        found = generate(decoder, prompts, config)
+    assert recorded
+    for prompt, (sample,) in zip(prompts, found, strict=True):
+        tokens, steps = naive.greedy_halting(model, prompt, 6, 0.6)
+        assert sample.tokens == tokens
+        assert sample.supervision_steps_used == steps
+
+
+def test_nothing_is_recorded_twice_and_memory_is_kept_until_released(recorded):
+    model = random_trm(make_backbone(), n=1, T=1, N_sup=2)
+    decoder = Decoder(model, max_drafts=0, graphs=True)
+    config = SamplingConfig(n=2, max_new_tokens=5, temperature=0)
+    with torch.no_grad():
+        first = generate(decoder, [[1, 2, 3]], config)
+        count, kept = len(recorded), decoder.lanes(1, 4)
+        second = generate(decoder, [[1, 2, 3]], config)
+        assert decoder.lanes(1, 4) is kept
+    assert len(recorded) == count == 2  # the backbone's pass and the recursion's
+    assert [s.tokens for s in first[0]] == [s.tokens for s in second[0]]
+    decoder.release()
+    assert decoder.lanes(1, 4) is not kept
+
+
+# Operations that wait for the device: for a value, or for the shape of their result.
+WAITING = ("_local_scalar_dense", "nonzero", "index.Tensor", "masked_select", "equal.")
+
+
+def operations(function, inputs) -> list[str]:
+    """What `function` does with fake tensors, which have no values to decide by."""
+    trace = make_fx(function, tracing_mode="fake", _allow_non_fake_inputs=True)(*inputs)
+    return [str(node.target) for node in trace.graph.nodes if node.op == "call_function"]
+
+
+def waiting(names: list[str]) -> list[str]:
+    return [name for name in names if any(part in name for part in WAITING)]
+
+
+def test_a_pass_asks_the_device_for_no_value(monkeypatch):
+    monkeypatch.setattr(trm, "packed", lambda model: model)  # oneDNN's have no fake ones
+    model = random_trm(make_backbone(), n=2, T=2, N_sup=2)
+    lanes = Decoder(model, graphs=True).lanes(2, 20)
+    columns = lanes.window(3)
+    tokens = torch.zeros(2, 3, dtype=torch.long)
+    bias = columns.bias(torch.float32)
+    with torch.no_grad():
+        h, _ = lanes._feed(tokens, bias, columns.positions, columns.places)
+        x = model.normalise(h)
+        cos, sin = model.rotary(x, columns.positions)
+        refined = (x, cos, sin, bias, columns.places)
+        fed = (tokens, bias, columns.positions, columns.places)
+        for function, inputs in (
+            (lambda *i: lanes._feed(*i), fed),
+            (lambda *i: lanes._refine._all_steps(*i), refined),
+        ):
+            names = operations(function, inputs)
+            assert len(names) > 50
+            assert not waiting(names)
+
+
+def test_what_waits_for_the_device_is_seen():
+    assert waiting(operations(lambda t: t[t > 0], (torch.ones(2),)))
+    assert waiting(operations(lambda t: t.nonzero(), (torch.ones(2),)))
+    with pytest.raises(GuardOnDataDependentSymNode):
+        operations(lambda t: t if t.sum() > 0 else -t, (torch.ones(2),))

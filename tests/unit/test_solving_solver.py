@@ -1,0 +1,350 @@
+import time
+from dataclasses import dataclass, field
+
+import pytest
+
+from helpers.models import make_backbone, write_weights
+from mathllm.data.chat import END_OF_TURN, end_of_turn_id, padding_id, prompt_ids, prompt_text
+from mathllm.engines import BackboneDecoder, Completion, SamplingConfig
+from mathllm.errors import ParameterError, WeightsError
+from mathllm.solving import Solver, SolverSettings, load_solver
+from mathllm.solving.solver import sample_seed
+from mathllm.tiny.tokenizer import train_tokenizer
+from mathllm.trm import RecursiveLM, TRMConfig, save_checkpoint
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tokenizer(["Please reason step by step. What is $1+1$?"] * 3, vocabulary=300)
+
+
+@dataclass
+class ScriptedEngine:
+    """Answers with given texts and keeps what it was asked."""
+
+    tokenizer: object
+    texts: list[str]
+    finish_reason: str = "stop"
+    calls: list[tuple] = field(default_factory=list)
+
+    def generate(self, prompts, config, seeds=None):
+        self.calls.append((prompts, config, seeds))
+        completions = []
+        for text in self.texts:
+            tokens = self.tokenizer(text + END_OF_TURN, add_special_tokens=False)["input_ids"]
+            entropy = [0.5] * (len(tokens) - 1) + [0.0]
+            completions.append(
+                Completion(tokens, [0.0] * len(tokens), entropy, finish_reason=self.finish_reason)
+            )
+        return [completions]
+
+
+def solve(engine, settings=None, problem="What is $1+1$?", **options):
+    solver = Solver(engine, engine.tokenizer, settings or SolverSettings(n_samples=4))
+    return solver.solve("abc123", problem, **options)
+
+
+def test_the_majority_of_the_samples_is_the_answer(tokenizer):
+    engine = ScriptedEngine(tokenizer, [r"\boxed{3}", r"\boxed{2}", "none", r"\boxed{2}"])
+    solution = solve(engine)
+    assert (solution.problem_id, solution.answer) == ("abc123", 2)
+    assert solution.votes == {2: 2, 3: 1}
+    assert solution.reason == "2 of 4 votes"
+    assert [attempt.answer for attempt in solution.attempts] == [3, 2, None, 2]
+
+
+def test_an_attempt_tells_its_text_without_special_tokens(tokenizer):
+    engine = ScriptedEngine(tokenizer, [r"so \boxed{12}"], finish_reason="length")
+    (attempt,) = solve(engine, SolverSettings(n_samples=1)).attempts
+    assert attempt.text == r"so \boxed{12}"
+    assert attempt.finish_reason == "length"
+    assert attempt.tokens == len(tokenizer(attempt.text)["input_ids"]) + 1
+    assert attempt.mean_entropy == pytest.approx(0.5 * (attempt.tokens - 1) / attempt.tokens)
+
+
+def test_without_a_valid_vote_zero_stands_in_and_the_reason_says_so(tokenizer):
+    solution = solve(ScriptedEngine(tokenizer, ["I do not know"] * 4))
+    assert (solution.answer, solution.votes) == (0, {})
+    assert solution.reason == "no valid answer in 4 samples, 0 stands in"
+
+
+def test_an_empty_completion_is_an_attempt_without_an_answer(tokenizer):
+    class Silent:
+        def generate(self, _prompts, config, **_):
+            return [[Completion(finish_reason="deadline")] * config.n]
+
+    solution = Solver(Silent(), tokenizer, SolverSettings(n_samples=2)).solve("a", "What?")
+    assert solution.answer == 0
+    assert [(a.text, a.mean_entropy) for a in solution.attempts] == [("", 0.0)] * 2
+
+
+def test_the_settings_reach_the_engine(tokenizer):
+    engine = ScriptedEngine(tokenizer, [r"\boxed{2}"] * 3)
+    solve(engine, SolverSettings(3, 99, temperature=0.3, top_p=0.8, seed=5))
+    ((prompts, config, seeds),) = engine.calls
+    assert prompts == [prompt_ids(tokenizer, "What is $1+1$?")]
+    assert config == SamplingConfig(
+        n=3,
+        max_new_tokens=99,
+        temperature=0.3,
+        top_p=0.8,
+        seed=5,
+        stop_ids=frozenset({end_of_turn_id(tokenizer), padding_id(tokenizer)}),
+        deadline=None,
+    )
+    assert seeds == [[sample_seed(5, "abc123", index) for index in range(3)]]
+
+
+def test_the_seconds_become_the_engines_deadline(tokenizer):
+    engine = ScriptedEngine(tokenizer, [r"\boxed{2}"])
+    Solver(engine, tokenizer, SolverSettings(1), clock=lambda: 100.0).solve("a", "?", seconds=7)
+    assert engine.calls[0][1].deadline == 107.0
+
+
+def test_the_default_clock_is_the_engines(tokenizer):
+    engine = ScriptedEngine(tokenizer, [r"\boxed{2}"])
+    before = time.monotonic()
+    solve(engine, SolverSettings(1), seconds=7)
+    assert before + 7 <= engine.calls[0][1].deadline <= time.monotonic() + 7
+
+
+def test_seeds_depend_on_run_problem_and_sample_alone():
+    seeds = {sample_seed(s, p, i) for s in (0, 1) for p in ("a", "b") for i in range(4)}
+    assert len(seeds) == 16
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    # Written out, so that a change of the derivation is seen: it would change every answer.
+    assert sample_seed(0, "000aaa", 0) == 69_852_293_854_600_900
+
+
+def test_problems_in_another_order_get_the_same_seeds(tokenizer):
+    def seeds_of(order):
+        engine = ScriptedEngine(tokenizer, [r"\boxed{2}"] * 2)
+        solver = Solver(engine, tokenizer, SolverSettings(2))
+        return {name: solver.solve(name, "?") and engine.calls[-1][2] for name in order}
+
+    assert seeds_of(["a", "b", "c"]) == seeds_of(["c", "a", "b"])
+
+
+@pytest.mark.parametrize("room", [40, 256])
+def test_new_tokens_are_cut_to_what_the_backbone_has_left(tokenizer, room):
+    engine = ScriptedEngine(tokenizer, [r"\boxed{2}"] * 4)
+    prompt = prompt_ids(tokenizer, "What is $1+1$?")
+    engine.max_positions = len(prompt) + room
+    solve(engine, SolverSettings(4, max_new_tokens=1000))
+    ((prompts, config, _),) = engine.calls
+    assert prompts == [prompt]
+    assert config.max_new_tokens == room
+
+
+def test_a_prompt_that_is_too_long_keeps_its_head_and_the_assistants_turn(tokenizer):
+    engine = ScriptedEngine(tokenizer, [r"\boxed{2}"] * 4)
+    engine.max_positions = 400
+    problem = "What is $1+1$? " + "x" * 100_000
+    solution = solve(engine, SolverSettings(4, max_new_tokens=256), problem)
+    (((prompt,), config, _),) = engine.calls
+    assert len(prompt) + config.max_new_tokens == engine.max_positions
+    assert config.max_new_tokens == 100
+    text = tokenizer.decode(prompt)
+    whole = prompt_text(tokenizer, problem)
+    ending = prompt_text(tokenizer, "").rpartition(END_OF_TURN)[2]
+    assert text.endswith("x" + END_OF_TURN + ending)
+    assert whole.startswith(text.removesuffix(END_OF_TURN + ending))
+    assert solution.answer == 2
+    assert solution.reason.startswith("4 of 4 votes; prompt cut from 100")
+    assert solution.reason.endswith("to 300 tokens")
+
+
+def test_a_backbone_of_very_few_positions_still_gets_a_prompt_that_fits(tokenizer):
+    engine = ScriptedEngine(tokenizer, [r"\boxed{2}"] * 4)
+    engine.max_positions = 4
+    solve(engine)
+    (((prompt,), config, _),) = engine.calls
+    assert len(prompt) + config.max_new_tokens == 4
+    assert config.max_new_tokens >= 1
+
+
+@pytest.mark.parametrize(
+    "problem", ["", " ", "\x00\x07\x1b[31m", "\\boxed{", "𝔸" * 500, "\r\n" * 500, END_OF_TURN]
+)
+def test_any_problem_text_is_solved(tokenizer, problem):
+    engine = ScriptedEngine(tokenizer, [r"\boxed{2}"] * 4)
+    engine.max_positions = 300
+    assert solve(engine, problem=problem).answer == 2
+
+
+def test_the_answer_range_is_the_settings(tokenizer):
+    engine = ScriptedEngine(tokenizer, [r"\boxed{1000}"] * 4)
+    assert solve(engine, SolverSettings(answer_max=999)).answer == 0
+    assert solve(engine, SolverSettings(answer_max=1000)).answer == 1000
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("n_samples", 0), ("max_new_tokens", 0), ("temperature", -1.0), ("top_p", 0.0)],
+)
+def test_settings_out_of_range_are_refused_before_the_first_problem(tokenizer, setting, value):
+    with pytest.raises(ParameterError):
+        Solver(None, tokenizer, SolverSettings(**{setting: value}))
+
+
+def test_a_missing_weights_folder_is_named(tmp_path):
+    with pytest.raises(WeightsError, match=r"no weights folder .*absent"):
+        load_solver(tmp_path / "absent")
+
+
+def test_a_weights_folder_without_a_backbone_is_named(tmp_path):
+    with pytest.raises(WeightsError, match="backbone"):
+        load_solver(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def weights(tokenizer, tmp_path_factory):
+    """A weights folder of a random backbone and an untrained TRM."""
+    folder = tmp_path_factory.mktemp("weights")
+    backbone = make_backbone(vocab_size=len(tokenizer), max_position_embeddings=400)
+    backbone.save_pretrained(folder / "backbone")
+    tokenizer.save_pretrained(folder / "backbone")
+    config = TRMConfig.for_backbone(backbone.config, layers=1, n=1, T=1, N_sup=1)
+    save_checkpoint(RecursiveLM(backbone, config), folder / "trm")
+    return folder
+
+
+def test_a_loaded_solver_draws_the_same_samples_in_any_order_of_problems(weights):
+    settings = SolverSettings(n_samples=3, max_new_tokens=6)
+    problems = {"aaaaaa": "What is $1+1$?", "bbbbbb": "What is $2+2$? " * 20}
+
+    def texts(order):
+        solver = load_solver(weights, settings)
+        solutions = {name: solver.solve(name, problems[name]) for name in order}
+        return {name: [a.text for a in solutions[name].attempts] for name in order}
+
+    first = texts(["aaaaaa", "bbbbbb"])
+    assert texts(["bbbbbb", "aaaaaa"]) == first
+    assert all(len(set(samples)) > 1 for samples in first.values())  # random, yet the same
+
+
+def test_a_loaded_solver_answers_a_problem_longer_than_its_backbone(weights):
+    solver = load_solver(weights, SolverSettings(n_samples=1, max_new_tokens=6))
+    solution = solver.solve("aaaaaa", "x" * 5000)
+    assert "prompt cut" in solution.reason
+    assert 1 <= solution.attempts[0].tokens <= 6
+
+
+def test_without_time_a_loaded_solver_still_answers(weights):
+    solver = load_solver(weights, SolverSettings(n_samples=2, max_new_tokens=6))
+    solution = solver.solve("aaaaaa", "What is $1+1$?", seconds=0)
+    assert solution.answer == 0
+    assert [a.finish_reason for a in solution.attempts] == ["deadline"] * 2
+
+
+def test_a_trm_that_cannot_be_loaded_leaves_the_plain_backbone_in_a_rerun(tmp_path):
+    write_weights(tmp_path)
+    path = tmp_path / "trm" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(WeightsError, match="truncated"):
+        load_solver(tmp_path)
+    solver = load_solver(tmp_path, SolverSettings(n_samples=1, max_new_tokens=3), strict=False)
+    assert "truncated" in solver.load_fault
+    assert "plain backbone" in solver.load_fault
+    assert isinstance(solver.engine, BackboneDecoder)
+    assert len(solver.solve("a", "What?").attempts) == 1
+
+
+@dataclass
+class Breaking:
+    """An engine that breaks as often as it is told, then answers."""
+
+    tokenizer: object
+    faults: int
+    asked: list[int] = field(default_factory=list)
+
+    def generate(self, prompts, config, seeds=None):
+        self.asked.append(config.n)
+        if len(self.asked) <= self.faults:
+            raise RuntimeError("broke")
+        return ScriptedEngine(self.tokenizer, [r"\boxed{5}"] * config.n).generate(
+            prompts, config, seeds
+        )
+
+
+@pytest.mark.parametrize(
+    ("faults", "asked", "spare_asked", "answer", "words"),
+    [
+        (0, [4], [], 5, []),
+        (1, [4, 2], [], 5, ["trying 2 samples"]),
+        (2, [4, 2, 1], [], 5, ["trying 2", "trying 1"]),
+        (9, [4, 2, 1], [2], 5, ["trying 2", "trying 1", "trying 2 of Breaking"]),
+    ],
+)
+def test_after_a_fault_less_is_tried(tokenizer, faults, asked, spare_asked, answer, words):
+    engine, spare = Breaking(tokenizer, faults), Breaking(tokenizer, 0)
+    solver = Solver(engine, tokenizer, SolverSettings(), spare=spare, strict=False)
+    solution = solver.solve("a", "What?")
+    assert (engine.asked, spare.asked, solution.answer) == (asked, spare_asked, answer)
+    assert len(solution.faults) == len(words)
+    for fault, word in zip(solution.faults, words, strict=True):
+        assert fault.startswith("RuntimeError: broke; ")
+        assert word in fault
+
+
+def test_when_nothing_is_left_the_votes_at_hand_decide_or_zero(tokenizer):
+    class Twice(Breaking):
+        def generate(self, prompts, config, seeds=None):
+            if len(self.asked) == 1:
+                self.faults = 9
+            return super().generate(prompts, config, seeds)
+
+    solver = Solver(
+        Twice(tokenizer, 0), tokenizer, SolverSettings(n_samples=5, wave=2), strict=False
+    )
+    solution = solver.solve("a", "What?")
+    assert solution.answer == 5
+    assert solution.faults == ["RuntimeError: broke; the 2 samples at hand decide"]
+    empty = Solver(Breaking(tokenizer, 9), tokenizer, SolverSettings(), strict=False)
+    assert empty.solve("a", "What?").answer == 0
+    assert empty.solve("a", "What?").faults[-1].endswith("nothing is left to try")
+
+
+@pytest.mark.parametrize("reason", ["fault", "memory", "nan"])
+def test_a_sample_that_broke_ends_a_commit_run_and_is_noted_in_a_rerun(tokenizer, reason):
+    engine = ScriptedEngine(tokenizer, [r"\boxed{5}"] * 4, finish_reason=reason)
+    with pytest.raises(RuntimeError, match=f"of 4 samples ended 4 by '{reason}'"):
+        Solver(engine, tokenizer).solve("a", "What?")
+    solution = Solver(engine, tokenizer, strict=False).solve("a", "What?")
+    assert solution.answer == 5
+    assert solution.faults == [f"of 4 samples ended 4 by '{reason}'"]
+
+
+def test_samples_come_in_waves_until_it_is_decided(tokenizer):
+    engine = Breaking(tokenizer, 0)
+    solver = Solver(engine, tokenizer, SolverSettings(n_samples=8, wave=3))
+    assert solver.solve("a", "What?").reason.startswith("6 of 6 votes; ")
+    assert engine.asked == [3, 3]
+    agreeing = Solver(engine, tokenizer, SolverSettings(n_samples=8, wave=3, agreement=3))
+    assert "3 agree on 5" in agreeing.solve("a", "What?").reason
+    assert engine.asked == [3, 3, 3]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"wave": -1}, {"agreement": -1}, {"max_calls": -1}, {"voting": "loudest"}]
+)
+def test_a_wrong_solver_setting_is_named(tokenizer, wrong):
+    with pytest.raises(ParameterError, match=str(next(iter(wrong.values())))):
+        Solver(ScriptedEngine(tokenizer, []), tokenizer, SolverSettings(**wrong))
+
+
+def test_a_wave_is_cut_to_what_the_time_left_allows(tokenizer):
+    now = [0.0]
+
+    class Slow(Breaking):
+        def generate(self, prompts, config, seeds=None):
+            now[0] += 2.0 * config.n  # two seconds a sample
+            return super().generate(prompts, config, seeds)
+
+    engine = Slow(tokenizer, 0)
+    solver = Solver(engine, tokenizer, SolverSettings(n_samples=8), clock=lambda: now[0])
+    solver.solve("a", "What?", seconds=100)
+    solver.solve("b", "What?", seconds=7)
+    assert engine.asked == [8, 3, 1]  # some samples are short, so one more is tried
+    solver.solve("c", "What?", seconds=0)
+    assert engine.asked[3:] == [1]
