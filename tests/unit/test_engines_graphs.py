@@ -5,7 +5,10 @@ decided while it was recorded stays decided. Tracing with fake tensors fails whe
 asks for a value, as recording does on a GPU.
 """
 
+import gc
+import itertools
 import random
+import weakref
 
 import pytest
 import torch
@@ -141,3 +144,40 @@ def test_what_waits_for_the_device_is_seen():
     assert waiting(operations(lambda t: t.nonzero(), (torch.ones(2),)))
     with pytest.raises(GuardOnDataDependentSymNode):
         operations(lambda t: t if t.sum() > 0 else -t, (torch.ones(2),))
+
+
+@pytest.mark.parametrize("with_graphs", [False, True])
+def test_lanes_that_are_released_are_freed_at_once(with_graphs, recorded):
+    # Not when the garbage collector comes by: on a GPU the next ones must fit beside them.
+    decoder = Decoder(random_trm(make_backbone(), n=1, T=1, N_sup=2), graphs=with_graphs)
+    with torch.no_grad():
+        generate(decoder, [[1, 2, 3]], SamplingConfig(max_new_tokens=4, temperature=0))
+        lanes = decoder.lanes(2, 40)
+    assert bool(recorded) is with_graphs
+    freed = weakref.ref(lanes)
+    gc.disable()
+    try:
+        del lanes
+        decoder.release()
+        assert freed() is None
+    finally:
+        gc.enable()
+
+
+def test_passes_that_record_a_graph_are_not_timed(recorded, monkeypatch):
+    told = []
+    observe = DraftLength.observe
+
+    def spy(self, k, kept, seconds):
+        told.append((len(recorded), seconds is None))
+        observe(self, k, kept, seconds)
+
+    monkeypatch.setattr(DraftLength, "observe", spy)
+    decoder = Decoder(random_trm(make_backbone(), n=1, T=1, N_sup=2), max_drafts=2, graphs=True)
+    with torch.no_grad():
+        generate(decoder, [[1, 2, 3]], SamplingConfig(max_new_tokens=12, temperature=0))
+    before = [0, *(count for count, _ in told)]
+    assert [untold for _, untold in told] == [
+        now > earlier for earlier, now in itertools.pairwise(before)
+    ]
+    assert not told[-1][1]

@@ -31,24 +31,27 @@ def record(function: Function, inputs: tuple[Tensor, ...], pool: object) -> tupl
     return graph.replay, outputs
 
 
-class Graphed:
-    """`function` as a graph for each tag and shape of its inputs, recorded when first met.
+class Graphs:
+    """Functions as graphs, one for each tag and shape of their inputs, recorded when first met.
 
-    `function` takes tensors, then the tag as `tag` if one is given, and may write to tensors
-    of its own, always at the same addresses.
+    A function takes tensors, then the tag as keywords, and may write to tensors of its own,
+    always at the same addresses. It is given at each call and not kept: its owner, which
+    holds these graphs and large caches, would else be freed only by the garbage collector.
     """
 
-    def __init__(self, function: Function) -> None:
-        self._function = function
+    def __init__(self) -> None:
         self._recorded: dict[Hashable, tuple] = {}
         self._pool = torch.cuda.graph_pool_handle() if torch.cuda.is_available() else None
 
-    def __call__(self, *tensors: Tensor, **tag: int) -> tuple[Tensor, ...]:
+    def __len__(self) -> int:
+        return len(self._recorded)
+
+    def __call__(self, function: Function, *tensors: Tensor, **tag: int) -> tuple[Tensor, ...]:
         """The function's tensors; they are the caller's to keep."""
-        key = (*tag.items(), *(tensor.shape for tensor in tensors))
+        key = (function.__name__, *tag.items(), *(tensor.shape for tensor in tensors))
         if key not in self._recorded:
             inputs = tuple(tensor.clone() for tensor in tensors)
-            replay, outputs = record(lambda *i: self._function(*i, **tag), inputs, self._pool)
+            replay, outputs = record(lambda *i: function(*i, **tag), inputs, self._pool)
             self._recorded[key] = (inputs, replay, outputs)
         inputs, replay, outputs = self._recorded[key]
         for static, tensor in zip(inputs, tensors, strict=True):

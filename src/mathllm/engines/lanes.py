@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mathllm.engines.cache import BackboneCache, Store, Window, window
-from mathllm.engines.graphs import Graphed
+from mathllm.engines.graphs import Graphs
 from mathllm.engines.refinement import Refinement, layers_per_step
 from mathllm.trm import RecursiveLM
 from mathllm.trm.backbone import run_backbone
@@ -47,9 +47,8 @@ class Lanes:
         layers = model.backbone.config.num_hidden_layers
         self._backbone = BackboneCache(Store(layers, *sizes, model.backbone.dtype))
         self._recursion = Store(layers_per_step(model) * steps, *sizes, weight.dtype)
-        self._refine = Refinement(model, self._recursion, steps, threshold, graphs)
-        self._graphs = graphs
-        self._graphed_feed = Graphed(self._feed) if graphs else self._feed
+        self._graphs = Graphs() if graphs else None
+        self._refine = Refinement(model, self._recursion, steps, threshold, self._graphs)
         self._pad = torch.zeros(rows, dtype=torch.long, device=weight.device)
         self._filled = torch.zeros_like(self._pad)
         self._prompt_ends = torch.zeros_like(self._pad)  # the column of a prompt's last token
@@ -61,6 +60,11 @@ class Lanes:
         """What the caches take."""
         stores = (self._backbone.store, self._recursion)
         return sum(store.keys.nbytes + store.values.nbytes for store in stores)
+
+    @property
+    def recorded(self) -> int:
+        """Graphs so far. A pass that records one takes long, and says nothing of the next."""
+        return 0 if self._graphs is None else len(self._graphs)
 
     def reset(self, live: int) -> None:
         """As new, for `live` rows: zeros, so that nothing of an earlier run is left."""
@@ -80,7 +84,7 @@ class Lanes:
     @property
     def _running(self) -> int:
         """Lanes that a pass computes."""
-        if not self._graphs:
+        if self._graphs is None:
             return self.live
         return min(self.rows, 1 << (self.live - 1).bit_length())
 
@@ -149,7 +153,7 @@ class Lanes:
         steps = torch.arange(offset, offset + size, device=self._pad.device)
         columns = self._filled[:rows, None] + steps
         read = max(self._columns[:rows]) + offset + size
-        if self._graphs and replay:
+        if self._graphs is not None and replay:
             read = min(self.width, -(-read // WIDTH_STEP) * WIDTH_STEP)
         return window(columns, self._pad[:rows], read, self.width + 1)
 
@@ -158,11 +162,14 @@ class Lanes:
 
         Gives h before the final norm, of every lane that runs, and after it, of the live ones.
         """
-        feed = self._graphed_feed if replay else self._feed
         idle = len(columns.columns) - len(tokens)
         tokens = F.pad(tokens, (0, 0, 0, idle))
         bias = columns.bias(self.model.backbone.dtype)
-        h, normed = feed(tokens, bias, columns.positions, columns.places)
+        inputs = (tokens, bias, columns.positions, columns.places)
+        if self._graphs is not None and replay:
+            h, normed = self._graphs(self._feed, *inputs)
+        else:
+            h, normed = self._feed(*inputs)
         return h, normed[: self.live]
 
     def _feed(

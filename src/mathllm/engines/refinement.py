@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mathllm.engines.cache import Store, Window, cached_attention
-from mathllm.engines.graphs import Graphed
+from mathllm.engines.graphs import Graphs
 from mathllm.trm import RecursiveLM
 from mathllm.trm.recursion import deep_recursion
 
@@ -29,7 +29,12 @@ class Refinement:
     """
 
     def __init__(
-        self, model: RecursiveLM, store: Store, steps: int, threshold: float | None, graphs: bool
+        self,
+        model: RecursiveLM,
+        store: Store,
+        steps: int,
+        threshold: float | None,
+        graphs: Graphs | None,
     ) -> None:
         self.model = model
         self.store = store
@@ -38,8 +43,6 @@ class Refinement:
         self._layers = layers_per_step(model)
         self._queries_per_key = model.config.num_heads // model.config.num_key_value_heads
         self._graphs = graphs
-        self._every_step = Graphed(self._all_steps) if graphs else self._all_steps
-        self._one_step = Graphed(self._step) if graphs else self._step
 
     def __call__(
         self, x: Tensor, window: Window, may_halt: Tensor | None, live: int, replay: bool = True
@@ -52,10 +55,13 @@ class Refinement:
         cos, sin = self.model.rotary(x, window.positions)
         bias = window.bias(x.dtype, self._queries_per_key)
         if may_halt is None or self.threshold is None or self.steps == 1:
-            every_step = self._every_step if replay else self._all_steps
-            (y,) = every_step(x, cos, sin, bias, window.places)
+            inputs = (x, cos, sin, bias, window.places)
+            if self._graphs is not None and replay:
+                (y,) = self._graphs(self._all_steps, *inputs)
+            else:
+                (y,) = self._all_steps(*inputs)
             return y, torch.full(x.shape[:2], self.steps, device=x.device)
-        if self._graphs and replay:
+        if self._graphs is not None and replay:
             return self._in_place(x, cos, sin, bias, window.places, may_halt, live)
         return self._compacted(x, cos, sin, bias, window.places, may_halt)
 
@@ -140,7 +146,7 @@ class Refinement:
         aside = places // capacity * capacity + capacity - 1
         for step in range(self.steps):
             written = torch.where(going, places, aside)
-            new = self._one_step(x, y, z, cos, sin, bias, written, step=step)
+            new = self._graphs(self._step, x, y, z, cos, sin, bias, written, step=step)
             keep = going.view(*x.shape[:2], 1)
             y, z = (torch.where(keep, t, old) for t, old in zip(new, (y, z), strict=True))
             if step == self.steps - 1:

@@ -118,11 +118,13 @@ class DraftLength:
         fixed, each = self._line()
         return max(choices, key=lambda k: self._tokens(k) / (fixed + k * each))
 
-    def observe(self, k: int, kept: list[int], seconds: float) -> None:
-        """A pass with k drafts kept so many in each row, and took `seconds`."""
+    def observe(self, k: int, kept: list[int], seconds: float | None) -> None:
+        """A pass with k drafts kept so many in each row, and took `seconds` (None: untold)."""
         self._without = self._without + 1 if k == 0 else 0
         self._stood = self.FADE * self._stood + sum(kept)
         self._fell = self.FADE * self._fell + sum(count < k for count in kept)
+        if seconds is None:
+            return
         seen = torch.tensor([1, k, k * k, seconds, k * seconds], dtype=torch.float64)
         self._sums = self.FADE * self._sums + seen
 

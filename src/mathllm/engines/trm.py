@@ -170,7 +170,7 @@ class _Job:
 
     def _pass(self, lanes: Lanes, batch: PromptBatch) -> None:
         """Draft, refine, verify, and add what stands to the rows."""
-        began = time.perf_counter()
+        began, recorded = time.perf_counter(), lanes.recorded
         model, rules = self._model, batch.rules
         k = self._length.choose(batch.room)
         uniform = batch.uniform(k + 1)
@@ -196,7 +196,8 @@ class _Job:
         sure = model.halting_logit(y).float().sigmoid()
         kept = self._add(batch.rows, verdict, used, sure, k)
         lanes.advance([count + 1 for count in kept])
-        self._length.observe(k, kept, time.perf_counter() - began)
+        seconds = time.perf_counter() - began if lanes.recorded == recorded else None
+        self._length.observe(k, kept, seconds)
 
     def _add(
         self, rows: list[Row], verdict: Verdict, used: Tensor, sure: Tensor, k: int
