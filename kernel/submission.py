@@ -54,7 +54,7 @@ expected_problems: int = 50  # that share the time; the gateway does not say how
 seed: int = 0  # with a problem's id it decides every sample
 bundle: str = ""  # what the notebook was vendored with; empty: not checked
 
-# %%
+# %% tags=["settings"]
 import polars as pl
 
 from mathllm.competition.kernel.serve import serve

@@ -66,7 +66,8 @@ class Competition:
     that was met there, and `server_module`, `gateway_module` and their classes are the
     competition's own, somewhere inside it. `endpoint` is the function that the gateway calls.
     Hours limit a whole notebook; `startup_seconds` is how long the gateway waits for a server
-    to listen, `response_seconds` how long for a reply after the first.
+    to listen, `response_seconds` how long for a reply after the first. `internet`: whether
+    notebooks may have it.
     """
 
     name: str
@@ -89,6 +90,7 @@ class Competition:
     points: tuple[float, ...]
     startup_seconds: float
     response_seconds: float
+    internet: bool = False
     test_file: str = "test.csv"
     submission_file: str = "submission.parquet"
 

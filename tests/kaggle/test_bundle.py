@@ -15,7 +15,6 @@ from helpers.models import write_weights
 from helpers.paths import ROOT
 from helpers.tiny_wheels import clone, write_wheel
 from mathllm.competition.bundle import manifest
-from mathllm.competition.bundle.contents import slugify
 from mathllm.competition.bundle.manifest import (
     KERNEL,
     MANIFEST,
@@ -27,6 +26,7 @@ from mathllm.competition.bundle.manifest import (
     vendor,
     verify,
 )
+from mathllm.competition.bundle.metadata import slugify
 from mathllm.errors import BundleError, ParameterError, WeightsError
 from mathllm.paths import WEIGHTS_SLUG
 from mathllm.settings import CURRENT
@@ -193,12 +193,14 @@ def injected(build: Path) -> dict:
 
 def test_parameters_and_digests_stand_in_the_vendored_notebook(order: BundleSpec):
     given = [("n_samples", "8"), ("temperature", "1"), ("cuda_graphs", "False")]
-    given += [("endpoint_model", 'a "b" \\ ä'), ("endpoint", "7")]
+    given += [("endpoint_model", 'a "b" \\ ä'), ("endpoint", "http://127.0.0.1:7/v1")]
+    given += [("server", "python3 -m mathllm.nothing --word 'b c'")]
     vendor(replace(order, parameters=given))
     described = describe(order.build)
     assert described.parameters == {
         **{"n_samples": 8, "temperature": 1.0, "cuda_graphs": False},
-        **{"endpoint_model": 'a "b" \\ ä', "endpoint": "7"},
+        **{"endpoint_model": 'a "b" \\ ä', "endpoint": "http://127.0.0.1:7/v1"},
+        "server": "python3 -m mathllm.nothing --word 'b c'",
     }
     stamp = f"{described.identity} mathllm-source={described.digests[SOURCE]} "
     stamp += f"mathllm-weights={described.digests[WEIGHTS]}"

@@ -324,6 +324,37 @@ def test_sources_that_kaggle_did_not_attach(desk: Desk) -> None:
     assert delivered.version == 1
 
 
+@pytest.mark.parametrize("takes_versions", [True, False])
+def test_sources_name_versions_where_kaggle_takes_them(desk: Desk, takes_versions: bool) -> None:
+    desk.standin.settings.dataset_versions = takes_versions
+    delivered = desk.push()
+    pushes = [version.push for version in desk.standin.kernels[delivered.ref].versions]
+    sent = [push.request["datasetDataSources"] for push in pushes]
+    names = [SOURCE, WEIGHTS]
+    versioned = [f"{name}/1" for name in names]
+    assert sent == ([versioned] if takes_versions else [versioned, names])
+    assert set(pushes[-1].datasets) == set(names)  # attached
+    assert delivered.version == len(pushes)
+    assert any("Kaggle takes no version in" in line for line in desk.said) is not takes_versions
+    assert delivered.rows == 3
+    assert desk.push() == delivered  # nothing is sent twice
+
+
+def test_sources_that_are_not_ours_are_pushed_along(desk: Desk) -> None:
+    path = desk.folder / "build" / "kernel" / "kernel-metadata.json"
+    metadata = json.loads(path.read_text(encoding="utf-8"))
+    metadata["dataset_sources"] += ["someone/vllm"]
+    path.write_text(json.dumps(metadata), encoding="utf-8")
+    seal = desk.folder / "build" / "manifest.json"
+    content = json.loads(seal.read_text(encoding="utf-8"))
+    content["files"]["kernel/kernel-metadata.json"] = delivering.sum_of(path.read_bytes())
+    seal.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(DeliveryError, match="runs without someone/vllm"):
+        desk.push()
+    (version,) = desk.standin.kernels[KERNEL].versions
+    assert version.push.request["datasetDataSources"][-1] == "someone/vllm"
+
+
 def test_no_session_is_free(desk: Desk) -> None:
     words = "Maximum batch GPU session count of 2 reached."
     desk.standin.fault("SaveKernel", "error", message=words)

@@ -88,6 +88,9 @@ def _sources(
     strangers: list[str] = []
     for name in names:
         owner, slug, *number = name.split("/")
+        if number and not kaggle.settings.dataset_versions:
+            strangers.append(name)
+            continue
         try:
             version = datasets.find(kaggle, user, owner, slug).ready(int(*number) or None)
         except (RefusalError, ValueError):

@@ -59,6 +59,7 @@ class Settings:
     dataset_seconds: float = 0.0  # and seconds
     failing_datasets: set[str] = field(default_factory=set)  # whose new versions end FAILED
     pending_is_current: bool = True  # whether a version is the current one before it is READY
+    dataset_versions: bool = True  # whether a kernel's source may name a dataset's version
     unknown_status: int = 404  # for what is not there; what is another's is always 403
     run: Callable[[Push], Run] = succeeding
     pace: float = 0.02  # seconds here for one second of a run

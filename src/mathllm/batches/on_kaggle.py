@@ -22,7 +22,7 @@ from mathllm.batches.remote_run import unpack
 from mathllm.batches.runs import Run
 from mathllm.batches.workdir import KILLED, ORDER, BatchFolder, write_status
 from mathllm.competition.bundle import manifest
-from mathllm.competition.bundle.contents import KERNEL_TITLE, placeholders, slugify
+from mathllm.competition.bundle.metadata import KERNEL_TITLE, placeholders, slugify
 from mathllm.delivery.client import Kaggle
 from mathllm.delivery.replies import COMPLETE, ENDED, Pushed
 from mathllm.delivery.runs import fetch_output

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mathllm.cli.arguments import FAILED, OK, SAY, add_build, add_delivery
-from mathllm.competition.bundle.contents import ACCELERATORS
+from mathllm.competition.bundle.metadata import ACCELERATORS
 from mathllm.errors import BatchError, ParameterError
 
 if TYPE_CHECKING:
@@ -71,7 +71,10 @@ def add_commands(commands: argparse._SubParsersAction, root: Path) -> None:
         "--sessions", metavar="N", type=int, default=2, help="notebooks at once on Kaggle"
     )
     batch.add_argument(
-        "--accelerator", choices=ACCELERATORS, default="none", help="Kaggle's machine for a run"
+        "--accelerator",
+        metavar="NAME",
+        default="none",
+        help=f"Kaggle's machine for a run (one of {', '.join(ACCELERATORS)})",
     )
     add_build(batch, root)
     add_delivery(batch, root)

@@ -17,7 +17,7 @@ from mathllm.cli.arguments import (
     add_delivery,
     add_parameters,
 )
-from mathllm.competition.bundle.contents import ACCELERATORS
+from mathllm.competition.bundle.metadata import ACCELERATORS
 from mathllm.competition.rehearsal.faults import FAULTS
 from mathllm.settings import CURRENT, PACKAGES
 
@@ -71,7 +71,10 @@ def _add_vendor(
         help="the kernel's title; Kaggle makes its address of it",
     )
     vendor.add_argument(
-        "--accelerator", choices=ACCELERATORS, default=ACCELERATORS[0], help="Kaggle's machine"
+        "--accelerator",
+        metavar="NAME",
+        default=ACCELERATORS[0],
+        help=f"Kaggle's machine (one of {', '.join(ACCELERATORS)})",
     )
     vendor.add_argument(
         "--private",

@@ -118,15 +118,27 @@ def _push_kernel(
         return Delivered(ref, before.version, identity)
     after = 0 if before is None else before.version
 
-    def already_done() -> Pushed | None:
-        found = kaggle.kernel(ref)
-        if found is None or found.version <= after or identity not in found.source:
-            return None
-        return Pushed(ref, found.version, f"https://www.kaggle.com/code/{ref}", [])
+    def send(names: list[str], after: int) -> Pushed | None:
+        def already_done() -> Pushed | None:
+            found = kaggle.kernel(ref)
+            if found is None or found.version <= after or identity not in found.source:
+                return None
+            return Pushed(ref, found.version, f"https://www.kaggle.com/code/{ref}", [])
 
-    pushed = kaggle.push_kernel(_stage_kernel(order, sources), already_done)
+        return kaggle.push_kernel(_stage_kernel(order, names), already_done)
+
+    pushed = send(sources, after)
     if pushed is None:
         return None
+    if versioned := set(sources).intersection(pushed.refused):
+        # Kaggle has run a version without them. By name alone it attaches the newest versions,
+        # which are ours, just brought; the kernel compares their digests at its start.
+        kaggle.say(
+            f"{ref}: Kaggle takes no version in {', '.join(sorted(versioned))}; version "
+            f"{pushed.version} runs without, pushing again with OWNER/SLUG"
+        )
+        plain = [name.rpartition("/")[0] if name in versioned else name for name in sources]
+        pushed = send(plain, pushed.version)
     if pushed.ref.lower() != ref.lower():
         raise DeliveryError(
             f"Kaggle made {pushed.ref} of the title, the bundle says {ref}: delete that kernel, "
@@ -142,11 +154,14 @@ def _push_kernel(
 
 
 def _stage_kernel(order: Push, sources: list[str]) -> Path:
-    """The bundle's kernel with the datasets' versions in its metadata."""
+    """The bundle's kernel, its metadata naming its datasets as in `sources`."""
     folder = order.place.kernel
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(order.build / manifest.KERNEL, folder)
-    metadata = manifest.read_metadata(order.build, manifest.KERNEL) | {"dataset_sources": sources}
+    metadata = manifest.read_metadata(order.build, manifest.KERNEL)
+    ours = {"/".join(name.split("/")[:2]) for name in sources}
+    others = [name for name in metadata["dataset_sources"] if name not in ours]
+    metadata |= {"dataset_sources": [*sources, *others]}
     text = json.dumps(metadata, indent=2, sort_keys=True) + "\n"
     (folder / manifest.KERNEL_METADATA).write_text(text, encoding="utf-8")
     return folder

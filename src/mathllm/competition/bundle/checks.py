@@ -1,16 +1,17 @@
 """What a bundle is refused for before it exists: each refusal names the file and the mend.
 
-Knows Kaggle's limits on datasets and notebooks, what must not be uploaded, and that what is
-imported must be there. Knows nothing of how a bundle is laid out, or of Kaggle's metadata
-(contents.py).
+Knows Kaggle's limits on datasets, what must not be uploaded, and that what is imported must be
+there. Metadata has metadata.py, notebooks notebook.py, parameters kernel_parameters.py.
 """
 
-import json
+import ast
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
 from mathllm.competition.bundle import imports, secrets
+from mathllm.competition.bundle.notebook import programs
 from mathllm.competition.bundle.walk import files_below, is_hidden
 from mathllm.errors import BundleError
 
@@ -18,10 +19,10 @@ from mathllm.errors import BundleError
 # all private ones together; 50 files in a dataset's top folder.
 DATASET_BYTES = 200 * 10**9
 TOP_FILES = 50
-# Kaggle publishes no figure. Sources of about a megabyte are refused when they are saved, and
-# tools that push kernels stop at 0.9 to 1 MB.
-NOTEBOOK_BYTES = 1_000_000
 NAME_BYTES = 255  # of a part of a path: a file system's limit, Kaggle's too
+# What Kaggle refuses in a name is published nowhere; maintainers and users have named @ and &
+# (kaggle-cli#430, #524). A dataset then fails while it is processed, after the upload.
+_NAME = re.compile(r"[A-Za-z0-9._+-]+")
 
 Files = Iterable[tuple[str, Path | bytes]]
 Content = TypeVar("Content")
@@ -64,28 +65,12 @@ def check_files(files: Files) -> None:
                 "use a smaller backbone, or name one of Kaggle's models with --model"
             )
         if size <= secrets.SCANNED:
-            _check_text(file, _read(file, Path.read_bytes))
+            check_text(file, _read(file, Path.read_bytes))
     if len(top) >= TOP_FILES:  # the list of contents is one more
         raise BundleError(
             f"{min(top)} is one of {len(top)} files of a dataset's top folder, Kaggle takes "
             f"{TOP_FILES}: put them into a folder"
         )
-
-
-def check_notebook(path: Path, text: str) -> None:
-    """Refuse a notebook with credentials or outputs, or beyond Kaggle's size."""
-    if (size := len(text.encode())) > NOTEBOOK_BYTES:
-        raise BundleError(
-            f"{path} has {size:,} bytes as it would be pushed, Kaggle takes {NOTEBOOK_BYTES:,}: "
-            "move code into src/ and data into assets/"
-        )
-    _check_text(path, text.encode())
-    for number, cell in enumerate(json.loads(text)["cells"], 1):
-        if cell.get("outputs") or cell.get("execution_count") is not None:
-            raise BundleError(
-                f"{path}: cell {number} has outputs: run `jupytext --to ipynb "
-                f"{path.with_suffix('.py').name}` beside it"
-            )
 
 
 def check_imports(
@@ -99,12 +84,17 @@ def check_imports(
     for _, path in files:
         beside[path.parent].add(path.stem)
     for _, path in files:
-        program = path.read_text(encoding="utf-8")
+        try:
+            program = ast.parse(path.read_text(encoding="utf-8"))
+        except SyntaxError as fault:
+            raise BundleError(
+                f"{path}:{fault.lineno} is no Python ({fault.msg}): mend it"
+            ) from fault
         # Programs that run as a file, such as the sandbox's, import what is beside them.
         siblings = ours | (beside[path.parent] if path.with_name("__main__.py").exists() else set())
         if found := imports.missing(program, there, siblings):
             raise _lacking(f"{path}:{found.line}", found.module)
-    for number, program in imports.cells(notebook.read_text(encoding="utf-8")):
+    for number, program in programs(notebook, notebook.read_text(encoding="utf-8")):
         if found := imports.missing(program, there, ours):
             raise _lacking(f"{notebook}: cell {number}, line {found.line}", found.module)
 
@@ -117,20 +107,20 @@ def _lacking(place: str, module: str) -> BundleError:
     )
 
 
-def _check_text(path: Path, data: bytes) -> None:
+def check_text(path: Path, data: bytes) -> None:
+    """Refuse credentials in a text."""
     if found := secrets.secret_in(data):
         line, kind = found
         raise BundleError(f"{path}:{line} holds {kind}: take it out before anything is uploaded")
 
 
 def _check_name(name: str, file: Path | bytes) -> None:
-    """Refuse a name that Kaggle would change, so that its file was not found again."""
+    """Refuse a name that Kaggle would refuse or change, so that its file was not found again."""
     for part in name.split("/"):
-        bad = part != part.strip() or not part.isprintable() or "\\" in part
-        if bad or len(part.encode()) > NAME_BYTES:
+        if not _NAME.fullmatch(part) or len(part) > NAME_BYTES:
             raise BundleError(
-                f"{str(file)!r}: Kaggle does not take the name {part[:60]!r}; rename it, without "
-                f"signs that cannot be seen, spaces around it or \\, in {NAME_BYTES} bytes"
+                f"{str(file)!r}: Kaggle may not take the name {part[:60]!r}; rename it: letters, "
+                f"digits and . _ + - only, at most {NAME_BYTES} of them"
             )
 
 

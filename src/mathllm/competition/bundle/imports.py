@@ -5,9 +5,8 @@ otherwise. Knows nothing of where the names of what is there come from.
 """
 
 import ast
-import json
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from packaging.utils import canonicalize_name
@@ -26,14 +25,14 @@ class Import:
     line: int
 
 
-def missing(source: str, there: Collection[str], beside: Collection[str]) -> Import | None:
+def missing(program: ast.Module, there: Collection[str], beside: Collection[str]) -> Import | None:
     """The first import of something that is nowhere, None if all are somewhere.
 
     `there` are names of modules and canonical names of distributions, `beside` names of
     modules in the program's folder. A module whose absence the program handles in one place
     may be absent: there it finds out, and it imports it elsewhere only if it was found.
     """
-    imports, handled = _imports(ast.parse(source))
+    imports, handled = _imports(program)
     for found in imports:
         name = found.module
         if name in handled or name in sys.stdlib_module_names or name in beside:
@@ -41,14 +40,6 @@ def missing(source: str, there: Collection[str], beside: Collection[str]) -> Imp
         if name not in there and canonicalize_name(_DISTRIBUTIONS.get(name, name)) not in there:
             return found
     return None
-
-
-def cells(notebook: str) -> Iterator[tuple[int, str]]:
-    """Number and program of each code cell of a notebook, without IPython's own lines."""
-    for number, cell in enumerate(json.loads(notebook)["cells"], 1):
-        if cell["cell_type"] == "code":
-            lines = "".join(cell["source"]).split("\n")
-            yield number, "\n".join("" if line.startswith(("%", "!")) else line for line in lines)
 
 
 def _imports(tree: ast.Module) -> tuple[list[Import], set[str]]:

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from mathllm.competition.bundle import checks
-from mathllm.competition.bundle.notebook import inject
+from mathllm.competition.bundle.notebook import check_notebook, inject
 from mathllm.competition.bundle.plan import (
     DATASET_METADATA,
     KERNEL,
@@ -41,7 +41,7 @@ from mathllm.competition.bundle.plan import (
     make_plan,
     to_json,
 )
-from mathllm.competition.kernel import integrity
+from mathllm.competition.kernel import backbone, integrity
 from mathllm.errors import BundleError
 from mathllm.files import digest as file_digest
 
@@ -102,7 +102,7 @@ def describe(build: Path) -> Description:
         identity=manifest["identity"],
         digests=manifest["datasets"],
         parameters=manifest["parameters"],
-        model=next(iter(read_metadata(build, KERNEL).get("model_sources", [])), ""),
+        model=_model(build),
         sums=manifest["files"],
     )
 
@@ -111,6 +111,12 @@ def read_metadata(build: Path, part: str) -> dict[str, Any]:
     """The metadata of SOURCE, WEIGHTS, WHEELS or KERNEL of a verified bundle."""
     name = KERNEL_METADATA if part == KERNEL else DATASET_METADATA
     return json.loads((build / part / name).read_text(encoding="utf-8"))
+
+
+def _model(build: Path) -> str:
+    """The handle of the model that stands for the backbone, "" without one."""
+    path = build / WEIGHTS / backbone.REFERENCE
+    return json.loads(path.read_text(encoding="utf-8"))["model"] if path.is_file() else ""
 
 
 def injected(build: Path) -> dict[str, Any]:
@@ -183,7 +189,8 @@ def _lay_out(plan: Plan, staging: Path) -> dict[str, Any]:
     notebook = plan.notebook.read_text(encoding="utf-8")
     identity = _identity(plan, notebook, digests)
     vendored = inject(notebook, _values(identity, digests, plan.metadata, plan.parameters))
-    checks.check_notebook(plan.notebook, vendored)
+    checks.check_text(plan.notebook, vendored.encode())
+    check_notebook(plan.notebook, vendored)
     put(f"{KERNEL}/{NOTEBOOK}", vendored.encode())
     put(f"{KERNEL}/{KERNEL_METADATA}", to_json(plan.metadata[KERNEL]))
     return {

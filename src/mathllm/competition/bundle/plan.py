@@ -12,7 +12,15 @@ from typing import Any
 
 from packaging.utils import canonicalize_name
 
+from mathllm import paths
 from mathllm.competition.bundle import checks, contents, wheel_check, wheels
+from mathllm.competition.bundle.kernel_parameters import Machine, check_parameters
+from mathllm.competition.bundle.metadata import (
+    CARD_GB,
+    dataset_metadata,
+    kernel_metadata,
+    placeholders,
+)
 from mathllm.competition.kernel import backbone
 from mathllm.errors import ParameterError
 from mathllm.parameters import parse_parameters, read_declarations
@@ -22,6 +30,9 @@ SOURCE, WEIGHTS, WHEELS = "datasets/source", "datasets/weights", "datasets/wheel
 KERNEL = "kernel"
 NOTEBOOK = "submission.ipynb"
 DATASET_METADATA, KERNEL_METADATA = "dataset-metadata.json", "kernel-metadata.json"
+# By which the kernel looks for datasets.
+_SLUGS = {WEIGHTS: paths.WEIGHTS_SLUG, WHEELS: paths.WHEELS_SLUG}
+_SOURCES = ("dataset_sources", "kernel_sources", "model_sources")
 STAMP = "bundle"  # the kernel's parameter that says what it was vendored with
 CACHE = ".cache/wheels"  # in the clone
 
@@ -60,28 +71,43 @@ class Plan:
 
 def make_plan(spec: BundleSpec) -> Plan:
     """Raises WeightsError, ParameterError and BundleError for what must not be vendored."""
-    names = contents.placeholders(spec.owner, spec.title, spec.accelerator, CURRENT.slug)
+    names = placeholders(spec.owner, spec.title, spec.accelerator, CURRENT.slug)
     notebook = spec.root / "kernel" / NOTEBOOK
     parameters = _parameters(spec, notebook)
     source = list(contents.source_files(spec.root))
     checks.check_tree(spec.root / "src" / "mathllm", spec.root / "src" / "mathllm")
-    packages, there = _packages(spec)
+    packages, brought, there = _packages(spec)
+    card = None if parameters.get("endpoint") else CARD_GB.get(spec.accelerator)
     datasets = {
         SOURCE: [*source],
-        WEIGHTS: _weights(spec),
+        WEIGHTS: _weights(spec, card),
         **({WHEELS: packages} if packages else {}),
     }
     for files in datasets.values():
         checks.check_files(files)
     checks.check_imports(notebook, source, there)
     metadata = {part: _dataset_metadata(spec, part, names) for part in datasets}
-    metadata[KERNEL] = contents.kernel_metadata(
+    metadata[KERNEL] = kernel_metadata(
         spec.root / "kernel" / KERNEL_METADATA,
         names,
         [metadata[part]["id"] for part in datasets],
         spec.model,
         spec.private,
     )
+    sources = [name for kind in _SOURCES for name in metadata[KERNEL][kind]]
+    ours = {spec.model, *(metadata[part]["id"] for part in datasets)}
+    machine = Machine(
+        gpu=metadata[KERNEL]["enable_gpu"],
+        programs={program for wheel in brought for program in wheel.programs},
+        distributions=there,
+        files=[
+            f"{metadata[part]['id'].partition('/')[2]}/{name}"
+            for part, files in datasets.items()
+            for name, _ in files
+        ],
+        more=not ours.issuperset(sources),
+    )
+    check_parameters(notebook, parameters, machine)
     return Plan(datasets, metadata, notebook, parameters)
 
 
@@ -96,13 +122,13 @@ def _parameters(spec: BundleSpec, notebook: Path) -> dict[str, Any]:
     return parse_parameters(spec.parameters, read_declarations(notebook))
 
 
-def _weights(spec: BundleSpec) -> list[tuple[str, Path | bytes]]:
+def _weights(spec: BundleSpec, card_gb: int | None) -> list[tuple[str, Path | bytes]]:
     parts = ("trm",) if spec.model else ("backbone", "trm")
     if spec.model:
         backbone.check_handle(spec.model)
     for part in parts:
         checks.check_tree(spec.weights / part, spec.weights, weights=True)
-    contents.check_weights(spec.weights)
+    contents.check_weights(spec.weights, card_gb)
     files: list[tuple[str, Path | bytes]] = [*contents.weight_files(spec.weights, parts)]
     if spec.model:
         described = backbone.describe(spec.model, spec.weights / "backbone")
@@ -110,21 +136,23 @@ def _weights(spec: BundleSpec) -> list[tuple[str, Path | bytes]]:
     return files
 
 
-def _packages(spec: BundleSpec) -> tuple[list[tuple[str, Path | bytes]], set[str]]:
-    """The files of the wheels' dataset, and the names of what can be imported on Kaggle."""
+def _packages(
+    spec: BundleSpec,
+) -> tuple[list[tuple[str, Path | bytes]], list[wheel_check.Wheel], set[str]]:
+    """The files of the wheels' dataset, the wheels, and what can be imported on Kaggle."""
     folder = spec.root / "datasets_meta" / Path(WHEELS).name
     lock, image = folder / wheels.LOCK, folder / wheel_check.IMAGE
     there: set[str] = {*wheel_check.read_image(image)}
     if not spec.wheels:
-        return [], there
+        return [], [], there
     found = [wheel_check.read_wheel(w) for w in wheels.download(lock, spec.root / CACHE)]
     wheel_check.check_closure(found, image)
     for wheel in found:
         there |= wheel.modules | {canonicalize_name(wheel.name)}
     files = [(wheel.path.name, wheel.path) for wheel in found]
-    return ([(wheels.LOCK, lock), *files] if files else []), there
+    return ([(wheels.LOCK, lock), *files] if files else []), found, there
 
 
 def _dataset_metadata(spec: BundleSpec, part: str, names: dict[str, str]) -> dict[str, Any]:
     template = spec.root / "datasets_meta" / Path(part).name / DATASET_METADATA
-    return contents.dataset_metadata(template, names, spec.private)
+    return dataset_metadata(template, names, spec.private, _SLUGS.get(part))

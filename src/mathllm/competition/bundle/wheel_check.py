@@ -4,6 +4,7 @@ Knows wheels' metadata and the list of what the image has. Knows nothing of wher
 come from (wheels.py).
 """
 
+import configparser
 import email
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -55,7 +56,8 @@ def lines_of(path: Path) -> Iterator[tuple[int, str]]:
 
 @dataclass(frozen=True)
 class Wheel:
-    """What a wheel says of itself: canonical name, version, tags, requirements, modules."""
+    """What a wheel says of itself: canonical name, version, tags, requirements, modules, and
+    the programs that it brings."""
 
     path: Path
     name: str
@@ -63,6 +65,7 @@ class Wheel:
     tags: frozenset[tags.Tag]
     requires: list[Requirement]
     modules: frozenset[str]
+    programs: frozenset[str]
 
     def fits(self, python: str) -> bool:
         """Whether it can be installed on a Python of Kaggle's, such as "3.12"."""
@@ -80,6 +83,7 @@ def read_wheel(path: Path) -> Wheel:
             names = archive.namelist()
             metadata = next(n for n in names if n.endswith(".dist-info/METADATA"))
             headers = email.message_from_bytes(archive.read(metadata))
+            programs = _programs(archive, names)
     except (zipfile.BadZipFile, InvalidWheelFilename, StopIteration) as fault:
         raise BundleError(f"{path} is no wheel: remove it, it is downloaded again") from fault
     tops = {n.partition("/")[0].removesuffix(".py") for n in names}
@@ -90,7 +94,22 @@ def read_wheel(path: Path) -> Wheel:
         tags=fitting,
         requires=[Requirement(text) for text in headers.get_all("Requires-Dist", [])],
         modules=frozenset(top for top in tops if "." not in top),
+        programs=programs,
     )
+
+
+def _programs(archive: zipfile.ZipFile, names: Sequence[str]) -> frozenset[str]:
+    """Names of console scripts, and of scripts as they are."""
+    plain = {
+        Path(n).name for n in names if n.partition("/")[0].endswith(".data") and "/scripts/" in n
+    }
+    points = configparser.ConfigParser(delimiters="=")
+    points.optionxform = str
+    for name in names:
+        if name.endswith(".dist-info/entry_points.txt"):
+            points.read_string(archive.read(name).decode())
+    scripts = set(points["console_scripts"]) if points.has_section("console_scripts") else set()
+    return frozenset(plain | scripts)
 
 
 def check_closure(wheels: Sequence[Wheel], image: Path, pythons: Sequence[str] = PYTHONS) -> None:
