@@ -27,13 +27,17 @@ REHEARSAL := runs/rehearse
 REHEARSAL_TRAIN_FLAGS ?= -p num_samples 700 -p N_supervision 2
 REHEARSAL_EVALUATE_FLAGS ?= -p num_samples 180 -p resume False
 
+# Processes that the tests share.
+TEST_JOBS ?= 2
+PYTEST := $(VENV)/bin/pytest --numprocesses $(TEST_JOBS) --dist loadgroup
+
 RUN := $(PY) build.py run --html
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint pairs train evaluate vendor rehearse clean
+.PHONY: help setup test test-all lint pairs train evaluate vendor rehearse clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
 
 setup: $(READY) ## .venv with the pinned packages, from nothing
 
@@ -49,8 +53,12 @@ $(READY): requirements.txt pyproject.toml
 	@$(PY) build.py wheels >/dev/null || echo "warning: build.py vendor will ask the network again"
 	@touch $@
 
-test: setup ## the tests
-	$(VENV)/bin/pytest
+test: setup ## the tests to run after a change: all but the slow ones
+	HYPOTHESIS_PROFILE=fast $(PYTEST) -m "not slow"
+
+# What follows `test`: the slow ones, and again those that draw their cases, with more of them.
+test-all: $(if $(TESTED),setup,test) ## every test; TESTED=yes leaves out what make test has just passed
+	HYPOTHESIS_PROFILE=full $(PYTEST) -m "slow or hypothesis"
 
 lint: setup ## ruff, without changing anything
 	$(PY) -m ruff check .

@@ -369,6 +369,7 @@ def test_answers_that_are_known_beforehand_count_where_the_file_has_none(tmp_pat
     assert truth_of(read_problems(bare), None) == {}
 
 
+@pytest.mark.data
 def test_the_public_test_file_has_known_answers():
     problems = read_problems(shared_file("aimo3", "test.csv"))
     truth = truth_of(problems, ROOT / "assets" / "placeholders.csv")

@@ -239,6 +239,7 @@ def solutions():
     return [json.loads(line)["solution"] for line in lines]
 
 
+@pytest.mark.data
 def test_every_real_box_is_found_and_is_equivalent_to_itself(solutions):
     assert len(solutions) == 5000
     for solution in solutions:
@@ -250,6 +251,7 @@ def test_every_real_box_is_found_and_is_equivalent_to_itself(solutions):
 
 
 @needs_math_verify
+@pytest.mark.data
 def test_real_boxes_give_an_integer_exactly_where_they_are_one_in_range(solutions):
     """By sympy on math-verify's parse, here in this process, against extract_answer."""
     sympy_process.integer_of("1", 60)
@@ -292,6 +294,7 @@ def parsed_integer(content):
 
 
 @needs_math_verify
+@pytest.mark.data
 def test_real_answers_written_otherwise_are_right(solutions):
     """A name before each answer that is no integer, so that text and integers cannot decide."""
     boxes = sorted({last_box(solution) for solution in solutions})
@@ -302,6 +305,7 @@ def test_real_answers_written_otherwise_are_right(solutions):
 
 
 @needs_math_verify
+@pytest.mark.data
 def test_real_answers_of_other_problems_are_wrong(solutions):
     """Neighbours in order, since answers that look alike are the ones to be confused."""
     boxes = sorted({last_box(solution) for solution in solutions})

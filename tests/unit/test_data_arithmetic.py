@@ -158,6 +158,7 @@ def test_a_planted_reserved_row_is_refused():
         reserved.check(["What is $2-1$?", "Compute $1 - 1$."])
 
 
+@pytest.mark.data
 def test_the_competitions_public_problems_are_reserved():
     reserved = Reserved.read(ROOT / "assets" / "reserved.txt")
     for name in ("test.csv", "reference.csv"):

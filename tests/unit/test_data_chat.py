@@ -26,7 +26,7 @@ def tiny_tokenizer():
     return train_tokenizer((rows["problem"] + rows["solution"]).to_list(), 400)
 
 
-@pytest.fixture(params=["tiny", "Qwen2.5"])
+@pytest.fixture(params=["tiny", pytest.param("Qwen2.5", marks=pytest.mark.data)])
 def tokenizer(request, tiny_tokenizer):
     if request.param == "tiny":
         return tiny_tokenizer
@@ -49,6 +49,7 @@ def test_an_example_is_prompt_then_solution_then_end_of_turn(tokenizer):
     assert answer[-1] == end_of_turn_id(tokenizer)
 
 
+@pytest.mark.data
 def test_the_real_tokenizer_has_qwens_ids():
     tokenizer = load_tokenizer(shared_file("qwen2.5-tokenizer"))
     assert (end_of_turn_id(tokenizer), padding_id(tokenizer)) == (151645, 151643)

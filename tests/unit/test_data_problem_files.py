@@ -90,6 +90,7 @@ def test_an_absent_file_or_a_folder_is_refused(tmp_path: Path) -> None:
         read_problems(tmp_path)
 
 
+@pytest.mark.data
 def test_the_competitions_own_files_are_read_whole() -> None:
     test = read_problems(shared_file("aimo3", "test.csv"))
     assert test["id"].to_list() == ["000aaa", "111bbb", "222ccc"]

@@ -120,6 +120,7 @@ def test_numbers_that_cannot_be_are_named(tmp_path, arguments, error, said):
         select_rows(dataset, NOTHING, num_samples, held_out, 0, path=written(tmp_path, 20))
 
 
+@pytest.mark.data
 def test_math_test_without_math500_leaves_none_of_it():
     rows = load_problems("math", "test", path=shared_file("math", "test.jsonl"))
     held = load_problems("math", "test", path=shared_file("math", "math500.jsonl"))

@@ -206,6 +206,7 @@ def test_typography_becomes_ascii():
     assert frame.select(plain(pl.col("t"))).item() == '"It\'s" 5 - 2'
 
 
+@pytest.mark.data
 def test_every_real_gsm8k_row_is_clean_and_boxed():
     rows = pl.concat(
         load_problems("gsm8k", s, path=shared_file("gsm8k", f"{s}.jsonl"))
@@ -219,6 +220,7 @@ def test_every_real_gsm8k_row_is_clean_and_boxed():
     assert rows["answer"].cast(pl.Int64).is_not_null().all()
 
 
+@pytest.mark.data
 def test_every_real_math_row_has_the_answer_of_its_box():
     rows = load_problems("math", "test", path=shared_file("math", "test.jsonl"))
     assert len(rows) == 5000

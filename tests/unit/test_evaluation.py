@@ -262,6 +262,7 @@ def test_what_cannot_be_a_set_is_said(tmp_path):
         load_set("arithmetic", num_samples=3, filters=Filters(subjects=["ad"]))
 
 
+@pytest.mark.data
 def test_the_real_sets_have_a_truth_for_every_row():
     for name, file, count in (
         ("gsm8k", ("gsm8k", "test.jsonl"), 1319),

@@ -383,6 +383,7 @@ def test_wrong_answers_can_be_browsed():
     )
 
 
+@pytest.mark.data
 def test_nearly_every_formula_of_math_is_drawn():
     pytest.importorskip("latex2mathml")
     rows = load_problems("math", "test", shared_file("math", "test.jsonl"))

@@ -347,6 +347,7 @@ def test_special_types_agree_with_the_independent_side(
     assert repr(reader(series_format)[field](getattr(ours, field))) == repr(value)
 
 
+@pytest.mark.data
 def test_the_real_package_exchanges_every_kind_with_ours() -> None:
     """Runs where $KAGGLE_EVALUATION_DIR, or a folder beside the project, has the package."""
     shared = SHARED / "aimo3"
