@@ -22,26 +22,17 @@ Knows keys, notebooks' parameters and their types. Knows nothing of how runs are
 """
 
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mathllm.batches.reading import NUMBER, Keys, read_yaml
+from mathllm.batches.reading import BatchKeys, Metric, StepKeys, read_keys
 from mathllm.batches.settings import OUTPUT, RUN, Known, Setting, Step, fit
 from mathllm.errors import BatchError, ParameterError
 from mathllm.parameters import mend_name, read_declarations
 
 SEED = "seed"
-_TOP = ("steps", "notebook", "parameters", "grid", "list", "seeds", "minutes", "metric")
-
-
-@dataclass(frozen=True)
-class Metric:
-    """What runs are compared by, a name in their metrics.json."""
-
-    name: str
-    higher: bool
-    unit: str
 
 
 @dataclass(frozen=True)
@@ -85,117 +76,85 @@ class Batch:
 def read_batch(path: Path, root: Path) -> Batch:
     """Read and check a batch. Notebooks are looked for beside the file, then in `root`.
 
-    Raises BatchError that names the file, the key and the mend.
+    Raises BatchError that names the file, the place, its value and the mend.
     """
-    content, about = read_yaml(path)
-    keys = Keys(str(path), content, _TOP)
-    steps = _steps(path, keys, root)
-    known = Known(steps)
-    grid = dict(
-        known.listed(f"{path}: grid", key, values)
-        for key, values in keys.take("grid", dict, {}).items()
-    )
+    keys, about = read_keys(path)
+    known = Known(_steps(path, keys, root))
+    where = f"{path}: grid"
+    grid = {
+        known.find(where, key): [known.fit(where, key, value)[1] for value in values]
+        for key, values in keys.grid.items()
+    }
     sets = [
-        known.chosen(f"{path}: list {number}", chosen)
-        for number, chosen in enumerate(keys.take("list", list, [{}]), 1)
+        dict(known.fit(f"{path}: list[{n}]", key, value) for key, value in chosen.items())
+        for n, chosen in enumerate(keys.sets)
     ]
-    if not sets:
-        raise BatchError(f"{path}: list is empty: name a set of parameters, or leave it out")
     seed, seeds = _seeds(path, keys, known)
-    batch = Batch(path, about, steps, sets, grid, seed, seeds, _minutes(keys), _metric(keys))
+    steps = list(known.steps.values())
+    batch = Batch(path, about, steps, sets, grid, seed, seeds, keys.minutes, keys.metric)
     _check_once(batch)
     return batch
 
 
-def _steps(path: Path, keys: Keys, root: Path) -> list[Step]:
-    if ("steps" in keys) == ("notebook" in keys):
+def _steps(path: Path, keys: BatchKeys, root: Path) -> list[Step]:
+    if (keys.steps is None) == (keys.notebook is None):
         raise BatchError(f"{path}: give either steps or a notebook")
-    if "notebook" in keys:
-        one = {"notebook": keys.take("notebook", str)}
-        orders = [one | {"parameters": keys.take("parameters", dict, {})}]
-    elif "parameters" in keys:
+    if keys.steps is None:
+        one = StepKeys(notebook=keys.notebook, parameters=keys.parameters or {})
+        return [_step(path, "", one, root)]
+    if keys.parameters is not None:
         raise BatchError(f"{path}: parameters stand in each of the steps: move them there")
-    else:
-        orders = keys.take("steps", list)
-    if not orders:
-        raise BatchError(f"{path}: steps is empty: name a notebook")
-    steps = [_step(path, number, order, root) for number, order in enumerate(orders, 1)]
+    steps = [_step(path, f"steps[{n}].", step, root) for n, step in enumerate(keys.steps)]
     names = [step.name for step in steps]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise BatchError(f"{path}: two steps are called {twice}: give one of them another name")
     return steps
 
 
-def _step(path: Path, number: int, order: Any, root: Path) -> Step:
-    keys = Keys(f"{path}: step {number}", order, ("notebook", "name", "parameters"))
-    notebook = _find(keys.where, path, keys.take("notebook", str), root)
-    name = keys.take("name", str, notebook.stem)
-    if not name.replace("_", "").replace("-", "").isalnum():
-        raise BatchError(f"{keys.where}: name {name!r}: give letters, digits, - and _ only")
+def _step(path: Path, place: str, keys: StepKeys, root: Path) -> Step:
+    where = f"{path}: {place}"
+    beside, in_root = path.parent / keys.notebook, root / keys.notebook
+    notebook = beside if beside.is_file() else in_root
+    if not notebook.is_file():
+        raise BatchError(
+            f"{where}notebook is {keys.notebook!r}: no such file beside the batch or in {root}: "
+            "give the path of an .ipynb file"
+        )
+    name = keys.name or notebook.stem
+    if not re.fullmatch(r"[\w-]+", name):
+        raise BatchError(f"{where}name is {name!r}: give letters, digits, - and _ only")
     try:
         declared = {d.name: d for d in read_declarations(notebook)}
     except ParameterError as fault:
-        raise BatchError(f"{keys.where}: {fault}") from fault
+        raise BatchError(f"{where}notebook: {fault}") from fault
     if OUTPUT not in declared:
         raise BatchError(
-            f"{keys.where}: {notebook} has no parameter {OUTPUT}: a run's metrics come from "
+            f"{where}notebook: {notebook} has no parameter {OUTPUT}: a run's metrics come from "
             "metrics.json there, so declare it and call mathllm.metrics.record"
         )
     parameters = {OUTPUT: f"{RUN}/{name}"}
-    where = f"{keys.where}: parameters"
-    for key, value in keys.take("parameters", dict, {}).items():
+    for key, value in keys.parameters.items():
         if key not in declared:
             raise BatchError(
-                f"{where}: {key} is no parameter of {notebook}: {mend_name(str(key), declared)}"
+                f"{where}parameters: {key} is no parameter of {notebook}: "
+                f"{mend_name(key, declared)}"
             )
-        parameters[key] = fit(where, declared[key], value)
+        parameters[key] = fit(f"{where}parameters.{key}", declared[key], value)
     return Step(name, notebook.read_text(encoding="utf-8"), declared, parameters)
 
 
-def _find(where: str, path: Path, name: str, root: Path) -> Path:
-    places = [path.parent / name, root / name]
-    for place in places:
-        if place.is_file():
-            return place
-    raise BatchError(
-        f"{where}: no notebook {name} beside the file or in {root}: give the path of an .ipynb file"
-    )
-
-
-def _seeds(path: Path, keys: Keys, known: Known) -> tuple[Setting | None, list[Any]]:
-    where, given = f"{path}: seeds", keys.take("seeds", object, 0)
-    if "seeds" not in keys:
+def _seeds(path: Path, keys: BatchKeys, known: Known) -> tuple[Setting | None, list[Any]]:
+    where, given = f"{path}: seeds", keys.seeds
+    if given is None:
         return None, []
     if isinstance(given, dict):
-        if len(given) != 1:
-            raise BatchError(f"{where} is {given!r}: name one parameter, or give a list")
-        (key, given), *_ = given.items()
-        setting = known.find(where, key)
+        ((key, given),) = given.items()
+    elif owners := [step.name for step in known.steps.values() if SEED in step.declared]:
+        key = f"{owners[0]}.{SEED}"
     else:
-        owners = [step.name for step in known.steps.values() if SEED in step.declared]
-        if not owners:
-            raise BatchError(f"{where}: no step has a parameter {SEED}: name one, {{NAME: [0, 1]}}")
-        setting = owners[0], SEED
-    if isinstance(given, int) and not isinstance(given, bool) and given > 0:
-        given = list(range(given))
-    if not isinstance(given, list) or not given:
-        raise BatchError(f"{where} is {given!r}: give a number of repeats above 0, or a list")
-    return setting, [known.value(where, setting, value) for value in given]
-
-
-def _minutes(keys: Keys) -> float:
-    value = keys.take("minutes", NUMBER)
-    if not (value > 0 and math.isfinite(value)):
-        raise BatchError(f"{keys.where}: minutes is {value!r}: give a run's time limit, above 0")
-    return float(value)
-
-
-def _metric(keys: Keys) -> Metric:
-    inner = Keys(f"{keys.where}: metric", keys.take("metric", dict), ("name", "better", "unit"))
-    better = inner.take("better", str)
-    if better not in ("higher", "lower"):
-        raise BatchError(f"{inner.where}: better is {better!r}: it must be higher or lower")
-    return Metric(inner.take("name", str), better == "higher", inner.take("unit", str, ""))
+        raise BatchError(f"{where}: no step has a parameter {SEED}: name one, {{NAME: [0, 1]}}")
+    repeats = range(given) if isinstance(given, int) else given
+    return known.find(where, key), [known.fit(where, key, value)[1] for value in repeats]
 
 
 def _check_once(batch: Batch) -> None:

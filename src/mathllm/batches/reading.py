@@ -1,19 +1,75 @@
-"""A batch's YAML as plain values, strict: keys once, known, and each of its kind.
+"""A batch's YAML as it is written, strict: keys once, known, and each of its kind.
 
-Knows YAML and where a fault stands in it. Knows nothing of notebooks.
+Knows YAML and where a fault stands in it. Knows nothing of what notebooks declare.
 """
 
-from collections.abc import Collection
+from collections.abc import Mapping
+from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mathllm.errors import BatchError
 from mathllm.parameters import mend_name
 
-NUMBER = (int, float)
-_KINDS = {dict: "a mapping", list: "a list", str: "a text", NUMBER: "a number"}
+
+class _Keys(BaseModel):
+    """Keys of a mapping. A field's description is what to give in place of anything else."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Metric(_Keys):
+    """What runs are compared by, a name in their metrics.json."""
+
+    name: str = Field(description="a name in metrics.json")
+    better: Literal["higher", "lower"] = Field(description="higher or lower")
+    unit: str = Field("", description="a text")
+
+    @property
+    def higher(self) -> bool:
+        return self.better == "higher"
+
+
+_Parameters = Annotated[dict[str, Any], Field(description="a mapping of parameters to values")]
+_Some = Annotated[list[Any], Field(min_length=1)]
+_Repeats = Annotated[int, Field(gt=0)] | _Some
+_NOTEBOOK = "the path of an .ipynb file"
+
+
+class StepKeys(_Keys):
+    """One of the notebooks that a run consists of."""
+
+    notebook: str = Field(description=_NOTEBOOK)
+    name: str | None = Field(None, description="a text")
+    parameters: _Parameters = {}
+
+
+class BatchKeys(_Keys):
+    """A whole file; mathllm.batches.plan says what the keys mean."""
+
+    steps: list[StepKeys] | None = Field(
+        None, min_length=1, description="a list of steps, a mapping with a notebook each"
+    )
+    notebook: str | None = Field(None, description=_NOTEBOOK)
+    parameters: _Parameters | None = None
+    grid: dict[str, _Some] = Field({}, description="a list of values for each parameter")
+    sets: list[dict[str, Any]] = Field(
+        [{}], alias="list", min_length=1, description="a list of mappings of parameters to values"
+    )
+    seeds: _Repeats | Annotated[dict[str, _Repeats], Field(min_length=1, max_length=1)] | None = (
+        Field(None, description="a number of repeats above 0, or a list, or name one parameter")
+    )
+    minutes: float = Field(
+        gt=0, allow_inf_nan=False, description="a number above 0, a run's time limit"
+    )
+    metric: Metric = Field(description="a mapping of name, better and unit")
+
+
+_INSIDE = {"steps": StepKeys, "metric": Metric}
+_UNKNOWN = ("extra_forbidden", "invalid_key")  # pydantic's words for a key that has no field
 
 
 class _Loader(yaml.SafeLoader):
@@ -23,19 +79,20 @@ class _Loader(yaml.SafeLoader):
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[str, Any]:
     seen = set()
     for key, _ in node.value:
-        if key.value in seen:
-            raise yaml.MarkedYAMLError(
-                problem=f"{key.value} stands twice", problem_mark=key.start_mark
-            )
-        seen.add(key.value)
+        if (name := str(key.value)) in seen:
+            raise yaml.MarkedYAMLError(problem=f"{name} stands twice", problem_mark=key.start_mark)
+        seen.add(name)
     return loader.construct_mapping(node, deep=True)
 
 
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 
 
-def read_yaml(path: Path) -> tuple[dict[str, Any], str]:
-    """The mapping in a YAML file, and the comment at its head. Raises BatchError."""
+def read_keys(path: Path) -> tuple[BatchKeys, str]:
+    """What a batch's file says, and the comment at its head.
+
+    Raises BatchError that names the file, the place, its value and the mend.
+    """
     try:
         text = path.read_text(encoding="utf-8")
         # A loader made from SafeLoader: it makes plain values only.
@@ -44,46 +101,42 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], str]:
         raise BatchError(f"no batch {path}: give the path of a .yaml file") from None
     except (OSError, UnicodeDecodeError) as fault:
         raise BatchError(f"{path} cannot be read ({fault}): give a .yaml file") from fault
-    except yaml.MarkedYAMLError as fault:
-        mark = fault.problem_mark or fault.context_mark
-        line = f":{mark.line + 1}" if mark else ""
-        raise BatchError(f"{path}{line}: no YAML, {fault.problem}: mend that line") from fault
     except yaml.YAMLError as fault:
-        raise BatchError(f"{path}: no YAML, {fault}: mend it") from fault
+        mark = getattr(fault, "problem_mark", None)
+        line, what = (f":{mark.line + 1}", fault.problem) if mark else ("", fault)
+        raise BatchError(f"{path}{line}: no YAML, {what}: mend it there") from fault
     if not isinstance(content, dict):
         raise BatchError(f"{path} is no mapping of keys to values: see notebooks/batches")
-    return content, _head(text)
+    try:
+        keys = BatchKeys.model_validate(content)
+    except ValidationError as fault:
+        # A misspelt key is missing too: say that it is misspelt.
+        first = min(fault.errors(), key=lambda error: error["type"] not in _UNKNOWN)
+        raise BatchError(f"{path}: {_said(content, first)}") from None
+    head = takewhile(lambda line: line.startswith("#"), text.splitlines())
+    return keys, "\n".join(line.lstrip("#").strip() for line in head)
 
 
-def _head(text: str) -> str:
-    lines = []
-    for line in text.splitlines():
-        if not line.startswith("#"):
-            break
-        lines.append(line.lstrip("#").strip())
-    return "\n".join(lines)
+def _said(content: Any, fault: Mapping[str, Any]) -> str:
+    """One of pydantic's faults in `content`: its place, what stands there and what should."""
+    *inside, last = fault["loc"]
+    unknown, missing = fault["type"] in _UNKNOWN, fault["type"] == "missing"
+    place, value, fields, wanted = "", content, _fields(BatchKeys), ""
+    for part in inside if unknown else [*inside, last]:
+        try:
+            value = value[part]
+        except (KeyError, IndexError, TypeError):
+            if not missing:  # it is no place but pydantic's name for one of several kinds
+                break
+            value = None
+        if part in fields:
+            wanted, fields = fields[part].description, _fields(_INSIDE.get(part))
+        place += f"[{part}]" if isinstance(part, int) else f".{part}"
+    place = place.removeprefix(".")
+    if unknown:
+        return f"{place}: unknown key {last}: {mend_name(str(last), fields)}".removeprefix(": ")
+    return f"{place} is {'missing' if value is None else repr(value)}: give {wanted}"
 
 
-class Keys:
-    """The keys of one mapping in a file, taken out one after the other, each of its kind."""
-
-    def __init__(self, where: str, content: Any, known: Collection[str]):
-        self.where = where
-        if not isinstance(content, dict):
-            raise BatchError(f"{where} is {content!r}: it must be a mapping")
-        for key in content:
-            if key not in known:
-                raise BatchError(f"{where}: unknown key {key}: {mend_name(str(key), known)}")
-        self._content = content
-
-    def __contains__(self, key: str) -> bool:
-        return key in self._content
-
-    def take(self, key: str, kind: type | tuple[type, ...], default: Any = None) -> Any:
-        """The value of `key`; without a default it must be there."""
-        value = self._content.get(key, default)
-        if value is None:
-            raise BatchError(f"{self.where}: the key {key} is missing: give {_KINDS[kind]}")
-        if not isinstance(value, kind) or (isinstance(value, bool) and kind is NUMBER):
-            raise BatchError(f"{self.where}: {key} is {value!r}: it must be {_KINDS[kind]}")
-        return value
+def _fields(model: type[_Keys] | None) -> dict[str, Any]:
+    return {f.alias or name: f for name, f in model.model_fields.items()} if model else {}

@@ -32,9 +32,9 @@ class Known:
     def __init__(self, steps: list[Step]):
         self.steps = {step.name: step for step in steps}
 
-    def find(self, where: str, key: Any) -> Setting:
+    def find(self, where: str, key: str) -> Setting:
         """The parameter that a key names, as STEP.NAME or NAME."""
-        step, dot, name = str(key).rpartition(".")
+        step, dot, name = key.rpartition(".")
         owners = [s.name for s in self.steps.values() if name in s.declared]
         if dot and step in self.steps and name in self.steps[step].declared:
             return step, name
@@ -45,7 +45,7 @@ class Known:
             raise BatchError(f"{where}: {key} is a parameter of several steps: write {choice}")
         steps = ", ".join(self.steps)
         raise BatchError(
-            f"{where}: {key} is no parameter of {steps}: {mend_name(str(key), self._names(dot))}"
+            f"{where}: {key} is no parameter of {steps}: {mend_name(key, self._names(dot))}"
         )
 
     def _names(self, dot: str) -> list[str]:
@@ -53,24 +53,10 @@ class Known:
         pairs = [(step.name, name) for step in self.steps.values() for name in step.declared]
         return list(dict.fromkeys(f"{step}.{name}" if dot else name for step, name in pairs))
 
-    def value(self, where: str, setting: Setting, value: Any) -> Any:
-        """A value of it, as its notebook declares it."""
-        declared = self.steps[setting[0]].declared[setting[1]]
-        return fit(where, declared, value)
-
-    def listed(self, where: str, key: Any, values: Any) -> tuple[Setting, list[Any]]:
-        """One line of a grid."""
-        setting = self.find(where, key)
-        if not isinstance(values, list) or not values:
-            raise BatchError(f"{where}: {key} is {values!r}: it must be a list of values")
-        return setting, [self.value(where, setting, value) for value in values]
-
-    def chosen(self, where: str, chosen: Any) -> dict[Setting, Any]:
-        """One set of a list."""
-        if not isinstance(chosen, dict):
-            raise BatchError(f"{where} is {chosen!r}: it must be a mapping of parameters to values")
-        found = {self.find(where, key): value for key, value in chosen.items()}
-        return {setting: self.value(where, setting, value) for setting, value in found.items()}
+    def fit(self, where: str, key: str, value: Any) -> tuple[Setting, Any]:
+        """The parameter that a key names, and its value as the notebook declares it."""
+        step, name = setting = self.find(where, key)
+        return setting, fit(f"{where}.{key}", self.steps[step].declared[name], value)
 
 
 def fit(where: str, declared: Declared, value: Any) -> Any:
