@@ -12,7 +12,9 @@ import pytest
 from helpers.paths import ROOT, TESTS
 from mathllm.data.chat import end_of_turn_id, load_tokenizer, prompt_ids
 from mathllm.engines import BackboneDecoder, Decoder, SamplingConfig
-from mathllm.engines.remote import EngineError, RemoteEngine, _end, start_server, wait_until_ready
+from mathllm.engines.base import EngineError
+from mathllm.engines.remote import RemoteEngine
+from mathllm.engines.server import Server, is_ready, wait_until_ready
 from mathllm.errors import ParameterError
 from mathllm.solving import (
     EngineSettings,
@@ -48,7 +50,7 @@ def start(folder: Path, *flags: str) -> tuple[subprocess.Popen, str]:
         assert time.monotonic() < deadline
         time.sleep(0.1)
     url = f"http://127.0.0.1:{port_file.read_text()}/v1"
-    wait_until_ready(url, 30, server)
+    wait_until_ready(url, 30)
     return server, url
 
 
@@ -166,11 +168,14 @@ def test_the_solver_starts_a_server_and_ends_it(tmp_path, tokenizer):
     script = TESTS / "helpers" / "openai_server.py"
     command = f"{sys.executable} {script} {tmp_path / 'port'} --port {port}"
     url = f"http://127.0.0.1:{port}/v1"
-    server = start_server(command, url, tmp_path / "server.log", 120)
+    server = Server(command, url, tmp_path / "server.log")
+    server.wait_until_ready(120)
     ((sample,),) = engine(url, tokenizer).generate([[5, 6]], SamplingConfig(max_new_tokens=3))
     assert len(sample.tokens) == 3
-    _end(server)
-    assert server.poll() is not None
+    assert is_ready(url)
+    server.close()
+    assert server.status is not None
+    assert not is_ready(url)
     with pytest.raises(EngineError):
         engine(url, tokenizer).generate([[5, 6]], SamplingConfig(max_new_tokens=3))
 
@@ -178,9 +183,9 @@ def test_the_solver_starts_a_server_and_ends_it(tmp_path, tokenizer):
 def test_a_server_that_does_not_start_is_said_with_its_last_line(tmp_path):
     failing = f"{sys.executable} -c \"raise SystemExit('no such model')\""
     with pytest.raises(EngineError, match=r"status 1 .*no such model"):
-        start_server(failing, "http://127.0.0.1:9/v1", tmp_path / "log", 30)
+        Server(failing, "http://127.0.0.1:9/v1", tmp_path / "log").wait_until_ready(30)
     with pytest.raises(EngineError, match="cannot be started"):
-        start_server("no-such-program", "http://127.0.0.1:9/v1", tmp_path / "log", 30)
+        Server("no-such-program", "http://127.0.0.1:9/v1", tmp_path / "log")
 
 
 def test_without_its_endpoint_a_rerun_has_the_trm_and_a_commit_run_an_error(monkeypatch):

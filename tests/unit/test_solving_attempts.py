@@ -26,12 +26,12 @@ class Script:
     tokenizer: object
     texts: dict[str, str]
     calls: list[tuple] = field(default_factory=list)
+    max_positions: int = 10_000
 
     def generate(self, prompts, config, seeds=None):
-        configs = config if isinstance(config, list) else [config] * len(prompts)
-        self.calls.append((prompts, configs, seeds))
+        self.calls.append((prompts, config, seeds))
         found = []
-        for prompt, own in zip(prompts, configs, strict=True):
+        for prompt, own in zip(prompts, config, strict=True):
             text = self.tokenizer.decode(prompt)
             key = max((k for k in self.texts if text.endswith(k)), key=len)
             tokens = self.tokenizer(self.texts[key], add_special_tokens=False)["input_ids"]
@@ -78,8 +78,9 @@ def attempts(tokenizer, engine, tools, count=1, limit=200, max_calls=4):
     config = SamplingConfig(
         max_new_tokens=limit, temperature=0, stop_ids=frozenset({end_of_turn_id(tokenizer)})
     )
-    asked = Asked(prompt, config, 0, 99999, tools, max_calls)
-    return draw(engine, tokenizer, asked, [lambda part, i=i: 10 * i + part for i in range(count)])
+    seeds = [lambda part, i=i: 10 * i + part for i in range(count)]
+    (drawn,) = draw(engine, tokenizer, [Asked(prompt, config, seeds, 0, 99999)], tools, max_calls)
+    return drawn
 
 
 def test_a_program_is_run_and_its_output_goes_into_the_text(tokenizer):

@@ -26,8 +26,10 @@ class ScriptedEngine:
     texts: list[str]
     finish_reason: str = "stop"
     calls: list[tuple] = field(default_factory=list)
+    max_positions: int = 10_000
 
     def generate(self, prompts, config, seeds=None):
+        (config,) = config
         self.calls.append((prompts, config, seeds))
         completions = []
         for text in self.texts:
@@ -70,8 +72,10 @@ def test_without_a_valid_vote_zero_stands_in_and_the_reason_says_so(tokenizer):
 
 def test_an_empty_completion_is_an_attempt_without_an_answer(tokenizer):
     class Silent:
+        max_positions = 10_000
+
         def generate(self, _prompts, config, **_):
-            return [[Completion(finish_reason="deadline")] * config.n]
+            return [[Completion(finish_reason="deadline")] * own.n for own in config]
 
     solution = Solver(Silent(), tokenizer, SolverSettings(n_samples=2)).solve("a", "What?")
     assert solution.answer == 0
@@ -257,12 +261,13 @@ class Breaking:
     tokenizer: object
     faults: int
     asked: list[int] = field(default_factory=list)
+    max_positions: int = 10_000
 
     def generate(self, prompts, config, seeds=None):
-        self.asked.append(config.n)
+        self.asked.append(config[0].n)
         if len(self.asked) <= self.faults:
             raise RuntimeError("broke")
-        return ScriptedEngine(self.tokenizer, [r"\boxed{5}"] * config.n).generate(
+        return ScriptedEngine(self.tokenizer, [r"\boxed{5}"] * config[0].n).generate(
             prompts, config, seeds
         )
 
@@ -338,7 +343,7 @@ def test_a_wave_is_cut_to_what_the_time_left_allows(tokenizer):
 
     class Slow(Breaking):
         def generate(self, prompts, config, seeds=None):
-            now[0] += 2.0 * config.n  # two seconds a sample
+            now[0] += 2.0 * config[0].n  # two seconds a sample
             return super().generate(prompts, config, seeds)
 
     engine = Slow(tokenizer, 0)

@@ -17,10 +17,11 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from mathllm.engines.batch import PromptBatch
+from mathllm.engines.base import Completion, OnPass, SamplingConfig
+from mathllm.engines.batch import PromptBatch, in_groups
 from mathllm.engines.memory import MemoryPlan, available_bytes, plan
-from mathllm.engines.requests import Completion, OnPass, Request, Row, in_groups
-from mathllm.engines.sampling import DRAFT, SamplingConfig, inverse_transform, measures
+from mathllm.engines.requests import Request, Row
+from mathllm.engines.sampling import DRAFT, inverse_transform, measures
 from mathllm.trm import RecursiveLM
 
 
@@ -50,7 +51,7 @@ class BackboneDecoder:
         seeds: Sequence[Sequence[int]] | None = None,
         on_pass: OnPass | None = None,
     ) -> list[list[Completion]]:
-        """As Decoder.generate. `supervision_steps_used` stays 0."""
+        """As Engine.generate. `supervision_steps_used` stays 0."""
         request = Request.of(
             prompts, config, seeds, self.model.config.vocab_size, self.max_positions, on_pass
         )

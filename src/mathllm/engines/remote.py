@@ -1,42 +1,28 @@
 """An engine behind an OpenAI-compatible endpoint, such as a vLLM server on loopback.
 
-Same interface as the decoders: token ids in, completions out. Prompts go out as token ids,
-which vLLM takes and which keeps the chat template ours; what comes back as text is tokenised
-again where the server does not send ids. Knows HTTP, the completions API and processes.
-Knows nothing of problems.
+Prompts go out as token ids, which vLLM takes and which keeps the chat template ours; what
+comes back as text is tokenised again where the server does not send ids. Knows HTTP and the
+completions API; the server's process is server.py's.
 """
 
-import atexit
 import json
 import math
-import os
-import shlex
-import signal
-import subprocess
-import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import requests
 
-from mathllm.engines import Completion, SamplingConfig
-from mathllm.engines.requests import OnPass, Request, Row
+from mathllm.engines.base import Completion, EngineError, OnPass, SamplingConfig
+from mathllm.engines.requests import Request, Row
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 CONNECT_SECONDS = 5.0
 SILENCE_SECONDS = 60.0  # without a byte from the server, before it counts as hanging
-END_SECONDS = 10.0  # for a server to end after SIGTERM, before it is killed
 TOP = 5  # most likely tokens whose probabilities are asked for: entropy from below
-
-
-class EngineError(RuntimeError):
-    """The endpoint cannot be reached, refused the request, or went away in the middle."""
 
 
 class RemoteEngine:
@@ -69,37 +55,36 @@ class RemoteEngine:
         seeds: Sequence[Sequence[int]] | None = None,
         on_pass: OnPass | None = None,
     ) -> list[list[Completion]]:
-        """As Decoder.generate; `on_pass` is told after each piece of text.
+        """As Engine.generate; `on_pass` is told after each piece of text.
 
         A sample whose request fails ends with finish_reason "fault" and what it has. Raises
         EngineError if all of them do.
         """
         vocabulary = len(self.tokenizer)
         request = Request.of(prompts, config, seeds, vocabulary, self.max_positions, on_pass)
-        flat_seeds = _flat(request, seeds)
         lock, faults = Lock(), []
 
-        def run(row: Row, seed: int) -> None:
+        def run(row: Row) -> None:
             try:
-                self._stream(request, row, seed, lock)
+                self._stream(request, row, lock)
             except (requests.RequestException, EngineError, ValueError, KeyError) as fault:
                 if row.completion.finish_reason is None:
                     row.completion.finish_reason = "fault"
                 faults.append(fault)
 
         with ThreadPoolExecutor(min(self.parallel, len(request.rows))) as pool:
-            list(pool.map(run, request.rows, flat_seeds))
+            list(pool.map(run, request.rows))
         if len(faults) == len(request.rows):
             cause = " ".join(str(faults[0]).split())[:300]
             raise EngineError(f"{self.url}: {type(faults[0]).__name__}: {cause}") from faults[0]
         return request.completions
 
-    def _stream(self, request: Request, row: Row, seed: int, lock: Lock) -> None:
+    def _stream(self, request: Request, row: Row, lock: Lock) -> None:
         """One sample. Its tokens are added as they come."""
         row.end_if_asked()
         if row.done:
             return
-        body = self._body(row, seed)
+        body = self._body(row)
         with requests.post(
             f"{self.url}/completions",
             json=body,
@@ -118,7 +103,7 @@ class RemoteEngine:
                     return
         raise EngineError("the stream ended before the completion did")
 
-    def _body(self, row: Row, seed: int) -> dict[str, Any]:
+    def _body(self, row: Row) -> dict[str, Any]:
         config = row.config
         stop = [self.tokenizer.decode(list(ids)) for ids in config.stop_sequences]
         body: dict[str, Any] = {
@@ -127,7 +112,7 @@ class RemoteEngine:
             "max_tokens": row.limit,
             "temperature": config.temperature,
             "top_p": config.top_p,
-            "seed": seed % 2**31,
+            "seed": row.seed % 2**31,
             "stream": True,
             "logprobs": TOP,
             "stop_token_ids": sorted(config.stop_ids),
@@ -156,14 +141,6 @@ class RemoteEngine:
         reason = choice.get("finish_reason")
         if reason is not None and not row.done:
             row.completion.finish_reason = "length" if reason == "length" else "stop"
-
-
-def _flat(request: Request, seeds: Sequence[Sequence[int]] | None) -> list[int]:
-    """A seed for each row, as the decoders count them."""
-    if seeds is None:
-        first = request.rows[0].config.seed
-        return list(range(first, first + len(request.rows)))
-    return [seed for row in seeds for seed in row]
 
 
 def _choices(response: requests.Response) -> Iterator[dict[str, Any]]:
@@ -197,59 +174,3 @@ def _measures(logprobs: dict[str, Any], count: int) -> tuple[list[float], list[f
     if len(own) != count or any(value is None for value in own):
         own = [0.0] * count
     return own, entropy
-
-
-def start_server(command: str, url: str, log: Path, seconds: float) -> subprocess.Popen[bytes]:
-    """Start a server by its command line and wait until it answers; it ends with this process.
-
-    Both of its outputs go to `log`. Raises EngineError when it ends or does not answer in time.
-    """
-    with log.open("wb") as output:
-        try:
-            server = subprocess.Popen(
-                shlex.split(command),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        except (OSError, ValueError) as fault:
-            raise EngineError(f"{command!r} cannot be started: {fault}") from fault
-    atexit.register(_end, server)
-    try:
-        wait_until_ready(url, seconds, server)
-    except EngineError as fault:
-        _end(server)
-        last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
-        raise EngineError(f"{fault}; its last line: {last[0] if last else 'none'}") from fault
-    return server
-
-
-def _end(server: subprocess.Popen[bytes]) -> None:
-    """End a server and whatever it started."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        with suppress(ProcessLookupError):
-            os.killpg(server.pid, number)
-        with suppress(subprocess.TimeoutExpired):
-            server.wait(END_SECONDS)
-
-
-def wait_until_ready(
-    url: str, seconds: float, alive: subprocess.Popen[bytes] | None = None
-) -> None:
-    """Wait until an endpoint lists its models. Raises EngineError when it does not in time.
-
-    `alive`: the server's process, whose end is noticed at once.
-    """
-    deadline = time.monotonic() + seconds
-    while True:
-        if alive is not None and alive.poll() is not None:
-            raise EngineError(f"the server ended with status {alive.returncode} before it was up")
-        try:
-            if requests.get(f"{url.rstrip('/')}/models", timeout=CONNECT_SECONDS).ok:
-                return
-        except requests.RequestException:
-            pass  # not yet
-        if time.monotonic() >= deadline:
-            raise EngineError(f"{url} did not answer within {seconds:.0f} s")
-        time.sleep(0.5)

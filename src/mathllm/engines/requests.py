@@ -3,70 +3,31 @@
 Knows token ids and when a sample has ended. Knows nothing of how tokens are made.
 """
 
-import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
-from mathllm.engines.memory import out_of_memory
-from mathllm.engines.sampling import SamplingConfig, random_numbers
+from mathllm.engines.base import Completion, OnPass, Progress, SamplingConfig
 from mathllm.errors import ParameterError
 
-log = logging.getLogger(__name__)
-
-FinishReason = Literal["stop", "length", "deadline", "cancelled", "nan", "memory", "fault"]
-
-
-@dataclass
-class Completion:
-    """One sample, a value a token in each list; `finish_reason` is None while it grows.
-
-    `logprobs` and `entropy` are nats, the model's own; `confidence` is the halting head's
-    probability that the token is right, where there is one. `finish_reason`: a stop token or
-    sequence, the length allowed, the deadline, the cancel flag, logits that were no numbers,
-    no memory for even this row alone, or a fault of the engine's in the middle.
-    `supervision_steps_used` counts over all tokens; `drafted` and `accepted` count the
-    backbone's drafts for this row.
-    """
-
-    tokens: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    entropy: list[float] = field(default_factory=list)
-    confidence: list[float] = field(default_factory=list)
-    finish_reason: FinishReason | None = None
-    supervision_steps_used: int = 0
-    drafted: int = 0
-    accepted: int = 0
-
-
-@dataclass
-class Progress:
-    """What a callback is told after each pass. `completions` holds every sample, growing."""
-
-    passes: int
-    live: int
-    waiting: int
-    tokens: int
-    seconds: float
-    completions: list[list[Completion]]
-
-
-OnPass = Callable[[Progress], None]
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(eq=False)
 class Row:
-    """A sample that grows. `limit` is how many tokens it may have."""
+    """A sample that grows. `limit` is how many tokens it may have.
+
+    `random` [limit, 3] is made of the seed by whoever draws here, not at an endpoint.
+    """
 
     prompt: list[int]
     config: SamplingConfig
     limit: int
-    random: Tensor  # [limit, 3]
+    seed: int
     completion: Completion = field(default_factory=Completion)
+    random: "Tensor | None" = None
 
     @property
     def sequence(self) -> list[int]:
@@ -148,7 +109,7 @@ class Request:
         rows = []
         for prompt, own, row_seeds in zip(prompts, configs, seeds, strict=True):
             limit = min(own.max_new_tokens, max_positions - len(prompt))
-            rows += [Row(list(prompt), own, limit, random_numbers(s, limit)) for s in row_seeds]
+            rows += [Row(list(prompt), own, limit, seed) for seed in row_seeds]
         return cls(rows, counts, on_pass)
 
     @property
@@ -203,41 +164,3 @@ def _check(prompts: Sequence[Sequence[int]], vocabulary: int, max_positions: int
                 f"prompt {number} has token ids outside 0…{vocabulary - 1}: "
                 "use the backbone's own tokenizer"
             )
-
-
-def in_groups(
-    rows: list[Row],
-    size: int,
-    run: Callable[[list[Row], int], None],
-    release: Callable[[], None] = lambda: None,
-) -> None:
-    """Run every row, at most `size` together; `run` gets a group and how many rows wait.
-
-    Where memory runs out, `release` is called and the rows that have not ended go on in
-    halves, from the tokens they have; a single row that does not fit ends.
-    """
-    groups = [rows[start : start + size] for start in range(0, len(rows), size)]
-    while groups:
-        group = groups.pop(0)
-        try:
-            run(group, sum(map(len, groups)))
-        except Exception as fault:
-            if not out_of_memory(fault):
-                raise
-            # Not in this block: the traceback holds on to what filled the memory.
-            cause = " ".join(str(fault).split())[:200]
-        else:
-            continue
-        release()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        left = [row for row in group if not row.done]
-        if len(left) == 1 and len(group) == 1:
-            left[0].completion.finish_reason = "memory"
-            log.warning("out of memory with one row, which ends: %s", cause)
-            continue
-        half = max(1, len(left) // 2)
-        log.warning(
-            "out of memory with %d rows, going on with %d at a time: %s", len(group), half, cause
-        )
-        groups[:0] = [left[start : start + half] for start in range(0, len(left), half)]

@@ -7,58 +7,14 @@ Knows nothing of models and caches.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from threading import Event
 
 import torch
 from torch import Tensor
 
-from mathllm.errors import ParameterError
+from mathllm.engines.base import SamplingConfig
 
 # The random numbers of one token: to draft it, to accept the draft, to replace it.
 DRAFT, ACCEPT, REPLACE = range(3)
-
-
-@dataclass(frozen=True)
-class SamplingConfig:
-    """How to draw for one prompt, and when to stop.
-
-    Temperature 0 is greedy; top_k 0, top_p 1, min_p 0 and repetition_penalty 1 are off.
-    `stop_ids` and `stop_sequences` (token ids) end a completion and are part of it.
-    `deadline` is a time.monotonic() in seconds, `cancel` ends generation once it is set.
-    Raises ParameterError for a value out of its range.
-    """
-
-    n: int = 1
-    max_new_tokens: int = 256
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    seed: int = 0
-    stop_ids: frozenset[int] = frozenset()
-    stop_sequences: tuple[tuple[int, ...], ...] = ()
-    deadline: float | None = None
-    cancel: Event | None = None
-
-    def __post_init__(self) -> None:
-        for name, low in (("n", 1), ("max_new_tokens", 1), ("temperature", 0), ("top_k", 0)):
-            value = getattr(self, name)
-            if not value >= low:
-                raise ParameterError(f"{name} is {value}: it must be at least {low}")
-        if not 0 < self.top_p <= 1:
-            raise ParameterError(f"top_p is {self.top_p}: it must be over 0 and at most 1")
-        if not 0 <= self.min_p <= 1:
-            raise ParameterError(f"min_p is {self.min_p}: it must be from 0 to 1")
-        if not self.repetition_penalty > 0:
-            raise ParameterError(
-                f"repetition_penalty is {self.repetition_penalty}: it must be over 0"
-            )
-        if not all(self.stop_sequences):
-            raise ParameterError(
-                "stop_sequences has an empty sequence: give each at least one token id"
-            )
 
 
 def random_numbers(seed: int, tokens: int) -> Tensor:

@@ -13,13 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mathllm.engines.batch import PromptBatch
+from mathllm.engines.base import Completion, OnPass, SamplingConfig
+from mathllm.engines.batch import PromptBatch, in_groups
 from mathllm.engines.lanes import Lanes
 from mathllm.engines.memory import MemoryPlan, available_bytes, plan
 from mathllm.engines.packed import packed
 from mathllm.engines.refinement import layers_per_step
-from mathllm.engines.requests import Completion, OnPass, Request, Row, in_groups
-from mathllm.engines.sampling import DRAFT, SamplingConfig, inverse_transform
+from mathllm.engines.requests import Request, Row
+from mathllm.engines.sampling import DRAFT, inverse_transform
 from mathllm.engines.speculation import DraftLength, Verdict, verify
 from mathllm.errors import ParameterError
 from mathllm.trm import RecursiveLM
@@ -108,14 +109,9 @@ class Decoder:
         seeds: Sequence[Sequence[int]] | None = None,
         on_pass: OnPass | None = None,
     ) -> list[list[Completion]]:
-        """`config.n` completions for each prompt of token ids, in the order of the prompts.
+        """As Engine.generate; `on_pass` is called after each pass.
 
-        `config` is one for all prompts or one each. `seeds[p][i]` seeds sample i of prompt
-        p; by default they count up from the (first) config's. `on_pass` is called after each
-        pass. Rows that do not fit into memory together run one group after another. Raises
-        ParameterError for no prompts, an empty prompt, an id outside the vocabulary, or a
-        prompt that leaves no position for a new token, and MemoryLimitError where not even
-        one row fits.
+        Rows that do not fit into memory together run one group after another.
         """
         request = Request.of(
             prompts, config, seeds, self.model.config.vocab_size, self.max_positions, on_pass

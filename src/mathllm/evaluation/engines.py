@@ -14,7 +14,9 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from mathllm.engines import BackboneDecoder, Decoder
-from mathllm.engines.remote import EngineError, RemoteEngine, wait_until_ready
+from mathllm.engines.base import EngineError
+from mathllm.engines.remote import RemoteEngine
+from mathllm.engines.server import wait_until_ready
 from mathllm.errors import ParameterError
 from mathllm.files import digest
 from mathllm.solving.loading import ENDPOINT_SECONDS, load_model

@@ -1,4 +1,4 @@
-"""Samples of one problem, drawn together, with or without tools.
+"""Samples drawn together, with or without tools.
 
 With tools a sample stops where it opens an output block; its last Python block is run, the
 output is written into the block, and the sample goes on, until it ends by itself. Knows the
@@ -6,6 +6,7 @@ shape of such texts. Knows nothing of votes, time budgets or how code is run.
 """
 
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -13,15 +14,19 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mathllm.answers.extract import extract_answer
+from mathllm.engines.base import Completion, Engine, SamplingConfig
 
-if TYPE_CHECKING:  # torch and transformers take seconds; whoever only votes is spared them
+if TYPE_CHECKING:  # it takes seconds; whoever only votes is spared them
     from transformers import PreTrainedTokenizerBase
 
-    from mathllm.engines import Completion, SamplingConfig
-
 OUTPUT = "```output"  # where the model waits for what its program printed
+BROKEN = ("fault", "memory", "nan")  # finish reasons that say that something is wrong
 TAIL = 32  # tokens at the end of a sample whose entropy counts as the tail's
 _PYTHON = re.compile(r"```(?:python|py)\s*\n(.*?)```", re.DOTALL)
+
+
+class BrokenSampleError(RuntimeError):
+    """Samples that ended because something is wrong with the engine."""
 
 
 class Session(Protocol):
@@ -46,8 +51,9 @@ class Attempt:
 
     `tokens` counts what was generated, without the tools' output. `mean_entropy` and
     `tail_entropy` (of the last TAIL tokens) are in nats per token, 0 for none; `confidence`
-    is the halting head's mean probability, None where the engine has none. `calls` counts
-    programs that were run, `faults` says which of them failed to.
+    is the halting head's mean probability, None where the engine has none, and
+    `supervision_steps` counts those of all tokens. `calls` counts programs that were run,
+    `faults` says which of them failed to.
     """
 
     text: str
@@ -59,84 +65,110 @@ class Attempt:
     confidence: float | None = None
     calls: int = 0
     faults: tuple[str, ...] = ()
+    supervision_steps: int = 0
 
 
 @dataclass(eq=False)
 class _Sample:
     """A sample that grows. `tokens` holds everything after the prompt, tools' output too."""
 
-    seeds: Callable[[int], int]
+    asked: "Asked"
+    config: SamplingConfig
+    seed: Callable[[int], int]
     tokens: list[int] = field(default_factory=list)
     generated: int = 0
     entropy: list[float] = field(default_factory=list)
     confidence: list[float] = field(default_factory=list)
     finish_reason: str = ""
+    supervision_steps: int = 0
     calls: int = 0
     faults: list[str] = field(default_factory=list)
     session: Session | None = None
 
-    def add(self, completion: "Completion") -> None:
+    def add(self, completion: Completion) -> None:
         """What an engine generated."""
         self.tokens += completion.tokens
         self.generated += len(completion.tokens)
         self.entropy += completion.entropy
         self.confidence += completion.confidence
+        self.supervision_steps += completion.supervision_steps_used
         self.finish_reason = completion.finish_reason or "fault"
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What is drawn: `prompt` token ids, `config` for each sample, `low`…`high` for answers."""
+    """Samples of one problem. `prompt` is token ids, `config` that of each sample, and
+    `seeds[i](part)` seeds a part of sample i: what lies between two tool calls.
+
+    Answers are integers in `low`…`high`. `note` says if the prompt is not the whole problem.
+    """
 
     prompt: list[int]
-    config: "SamplingConfig"
+    config: SamplingConfig
+    seeds: Sequence[Callable[[int], int]]
     low: int
     high: int
-    tools: Tools | None = None
-    max_calls: int = 4
+    note: str = ""
+
+    def part(self, samples: slice) -> "Asked":
+        """Some of the samples."""
+        return replace(self, seeds=self.seeds[samples])
 
 
 def draw(
-    engine: Any,
+    engine: Engine,
     tokenizer: "PreTrainedTokenizerBase",
-    asked: Asked,
-    seeds: Sequence[Callable[[int], int]],
-) -> list[Attempt]:
-    """One attempt for each of `seeds`, which gives the seed of each part of a sample.
+    asked: Sequence[Asked],
+    tools: Tools | None = None,
+    max_calls: int = 4,
+) -> list[list[Attempt]]:
+    """The attempts of each that is asked, all drawn together.
 
-    A part is what lies between two tool calls. With tools, no more samples than they have
-    sessions. Raises what the engine raises.
+    With tools, a sample may call them `max_calls` times, and there may be no more samples in
+    all than they have sessions. Raises what the engine raises.
     """
-    samples = [_Sample(own) for own in seeds]
-    config = replace(asked.config, n=len(samples))
-    if asked.tools is not None:
-        stop = tuple(tokenizer(OUTPUT, add_special_tokens=False)["input_ids"])
-        config = replace(config, stop_sequences=(*config.stop_sequences, stop))
-    (completions,) = engine.generate([asked.prompt], config, seeds=[[own(0) for own in seeds]])
-    for sample, completion in zip(samples, completions, strict=True):
-        sample.add(completion)
-    if asked.tools is not None:
+    stop: tuple[tuple[int, ...], ...] = ()
+    if tools is not None:
+        stop = (tuple(tokenizer(OUTPUT, add_special_tokens=False)["input_ids"]),)
+    configs = [
+        replace(one.config, n=len(one.seeds), stop_sequences=(*one.config.stop_sequences, *stop))
+        for one in asked
+    ]
+    found = engine.generate(
+        [one.prompt for one in asked],
+        configs,
+        seeds=[[seed(0) for seed in one.seeds] for one in asked],
+    )
+    samples = [
+        [_Sample(one, config, seed) for seed in one.seeds]
+        for one, config in zip(asked, configs, strict=True)
+    ]
+    for own, completions in zip(samples, found, strict=True):
+        for sample, completion in zip(own, completions, strict=True):
+            sample.add(completion)
+    if tools is not None:
         with ExitStack() as sessions:
-            _with_tools(engine, tokenizer, asked, config, samples, sessions)
-    return [_attempt(tokenizer, sample, asked.low, asked.high) for sample in samples]
+            flat = [sample for own in samples for sample in own]
+            _with_tools(engine, tokenizer, flat, tools, max_calls, sessions)
+    return [[_attempt(tokenizer, sample) for sample in own] for own in samples]
 
 
 def _with_tools(
-    engine: Any,
+    engine: Engine,
     tokenizer: "PreTrainedTokenizerBase",
-    asked: Asked,
-    config: "SamplingConfig",
     samples: list[_Sample],
+    tools: Tools,
+    max_calls: int,
     sessions: ExitStack,
 ) -> None:
     """Run what waits for its output and go on with it, until nothing waits."""
-    for part in range(1, asked.max_calls + 1):
+    for part in range(1, max_calls + 1):
         waiting = [(s, code) for s in samples if (code := _program(tokenizer, s)) is not None]
         if not waiting:
             return
         for sample, _ in waiting:
             if sample.session is None:
-                sample.session = sessions.enter_context(asked.tools.session())
+                sample.session = sessions.enter_context(tools.session())
         with ThreadPoolExecutor(len(waiting)) as pool:
             results = list(pool.map(lambda pair: pair[0].session.run(pair[1]), waiting))
         going = []
@@ -145,17 +177,17 @@ def _with_tools(
             if result.fault:
                 sample.faults.append(result.fault)
             _write_output(tokenizer, sample, result.output)
-            room = config.max_new_tokens - len(sample.tokens)
+            room = sample.config.max_new_tokens - len(sample.tokens)
             if room > 0:
-                going.append((sample, replace(config, n=1, max_new_tokens=room)))
+                going.append((sample, replace(sample.config, n=1, max_new_tokens=room)))
             else:
                 sample.finish_reason = "length"
         if not going:
             return
         found = engine.generate(
-            [asked.prompt + sample.tokens for sample, _ in going],
+            [sample.asked.prompt + sample.tokens for sample, _ in going],
             [own for _, own in going],
-            seeds=[[sample.seeds(part)] for sample, _ in going],
+            seeds=[[sample.seed(part)] for sample, _ in going],
         )
         for (sample, _), (completion,) in zip(going, found, strict=True):
             sample.add(completion)
@@ -180,12 +212,12 @@ def _write_output(tokenizer: "PreTrainedTokenizerBase", sample: _Sample, output:
     sample.tokens += tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
-def _attempt(tokenizer: "PreTrainedTokenizerBase", sample: _Sample, low: int, high: int) -> Attempt:
+def _attempt(tokenizer: "PreTrainedTokenizerBase", sample: _Sample) -> Attempt:
     text = tokenizer.decode(sample.tokens, skip_special_tokens=True)
     confidence = sample.confidence
     return Attempt(
         text=text,
-        answer=extract_answer(text, low, high),
+        answer=extract_answer(text, sample.asked.low, sample.asked.high),
         tokens=sample.generated,
         finish_reason=sample.finish_reason,
         mean_entropy=_mean(sample.entropy),
@@ -193,7 +225,21 @@ def _attempt(tokenizer: "PreTrainedTokenizerBase", sample: _Sample, low: int, hi
         confidence=_mean(confidence) if confidence else None,
         calls=sample.calls,
         faults=tuple(sample.faults),
+        supervision_steps=sample.supervision_steps,
     )
+
+
+def broken(drawn: Sequence[Attempt]) -> str:
+    """How many of the samples broke and how, in words; "" if none."""
+    reasons = Counter(a.finish_reason for a in drawn if a.finish_reason in BROKEN)
+    kinds = ", ".join(f"{count} by {reason!r}" for reason, count in reasons.items())
+    return f"of {len(drawn)} samples ended {kinds}" if kinds else ""
+
+
+def check_whole(drawn: Sequence[Sequence[Attempt]]) -> None:
+    """Raise BrokenSampleError if a sample broke."""
+    if told := broken([attempt for own in drawn for attempt in own]):
+        raise BrokenSampleError(told)
 
 
 def _mean(values: list[float]) -> float:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mathllm.engines.base import EngineError
 from mathllm.errors import ParameterError, WeightsError
 from mathllm.solving.solver import Solver, SolverSettings
 
@@ -16,6 +17,7 @@ SERVER_SECONDS = 900.0  # for one that is started here: a large model takes minu
 SERVER_LOG = "server.log"
 
 if TYPE_CHECKING:
+    from mathllm.sandbox import SandboxPool
     from mathllm.trm import RecursiveLM
 
 
@@ -73,6 +75,17 @@ class EngineSettings:
             raise ParameterError(f"endpoint is empty: give the address of {self.server!r}")
 
 
+def open_tools(kernels: int) -> "SandboxPool | None":
+    """Started sessions for programs, so many at once; None for 0."""
+    if not kernels:
+        return None
+    from mathllm.sandbox import SandboxPool, SandboxSettings
+
+    tools = SandboxPool(SandboxSettings(size=kernels))
+    tools.start()
+    return tools
+
+
 def load_solver(
     weights: Path,
     settings: SolverSettings | None = None,
@@ -92,7 +105,8 @@ def load_solver(
     from mathllm.answers import sympy_process
     from mathllm.data.chat import load_tokenizer
     from mathllm.engines import BackboneDecoder, Decoder
-    from mathllm.engines.remote import EngineError, RemoteEngine, start_server, wait_until_ready
+    from mathllm.engines.remote import RemoteEngine
+    from mathllm.engines.server import Server, wait_until_ready
 
     engine = engine or EngineSettings()
     load_fault = None
@@ -110,7 +124,8 @@ def load_solver(
     if engine.endpoint:
         try:
             if engine.server:
-                start_server(engine.server, engine.endpoint, log / SERVER_LOG, SERVER_SECONDS)
+                server = Server(engine.server, engine.endpoint, log / SERVER_LOG)
+                server.wait_until_ready(SERVER_SECONDS)
             else:
                 wait_until_ready(engine.endpoint, ENDPOINT_SECONDS)
             main, spare = (
@@ -124,12 +139,7 @@ def load_solver(
                 raise
             load_fault = f"{fault}; the TRM answers"
     sympy_process.integer_of("1", WORKER_SECONDS)  # its first start may take longer than a call may
-    tools = None
-    if engine.tool_kernels:
-        from mathllm.sandbox import SandboxPool, SandboxSettings
-
-        tools = SandboxPool(SandboxSettings(size=engine.tool_kernels))
-        tools.start()
+    tools = open_tools(engine.tool_kernels)
     solver = Solver(main, tokenizer, settings, tools=tools, spare=spare, strict=strict)
     solver.load_fault = load_fault
     return solver

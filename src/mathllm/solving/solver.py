@@ -6,19 +6,19 @@ fails. Knows nothing of Kaggle, files or how the engine makes its tokens.
 
 import hashlib
 import time
-from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from mathllm.engines.base import Engine, SamplingConfig
 from mathllm.errors import ParameterError
 from mathllm.settings import CURRENT
-from mathllm.solving.attempts import Asked, Attempt, Tools, draw
+from mathllm.solving.attempts import Asked, Attempt, Tools, broken, check_whole, draw
 from mathllm.solving.budget import next_wave
 from mathllm.solving.voting import WEIGHTS, Ballot, decided, vote
 
-if TYPE_CHECKING:  # torch and transformers take seconds; whoever only votes is spared them
+if TYPE_CHECKING:  # it takes seconds; whoever only votes is spared them
     from transformers import PreTrainedTokenizerBase
 
 # Of a backbone's positions, the share kept for the answer when the problem is too long.
@@ -26,11 +26,6 @@ ANSWER_SHARE = 0.25
 FALLBACK_ANSWER = 0  # submitted when no sample gives a valid one
 RESCUE_SAMPLES = 2  # that the spare engine draws
 MOMENT = 1e-3  # seconds: a problem is always tried, however late it is
-BROKEN = ("fault", "memory", "nan")  # finish reasons that say that something is wrong
-
-
-class BrokenSampleError(RuntimeError):
-    """Samples that ended because something is wrong with the engine."""
 
 
 @dataclass(frozen=True)
@@ -83,10 +78,8 @@ class Solution:
 
 
 class Solver:
-    """Samples one problem at a time from an engine and takes a vote over the answers.
+    """Samples problems from an engine: `solve` takes a vote over one's answers, in time.
 
-    The engine has `generate(prompts, config, seeds)` as `mathllm.engines.Decoder`, and may
-    have `max_positions`, the number of tokens that prompt and answer together can have.
     `tools` runs programs (mathllm.sandbox.SandboxPool); without them none are asked
     for. `clock` counts as time.monotonic, by which the engine keeps its deadline.
 
@@ -97,16 +90,15 @@ class Solver:
 
     def __init__(
         self,
-        engine: Any,
+        engine: Engine,
         tokenizer: "PreTrainedTokenizerBase",
         settings: SolverSettings | None = None,
         clock: Callable[[], float] = time.monotonic,
         tools: Tools | None = None,
-        spare: Any = None,
+        spare: Engine | None = None,
         strict: bool = True,
     ):
         from mathllm.data.chat import SYSTEM_PROMPT, TOOL_PROMPT, end_of_turn_id, padding_id
-        from mathllm.engines import SamplingConfig
 
         self.engine = engine
         self.tokenizer = tokenizer
@@ -133,20 +125,10 @@ class Solver:
 
     def solve(self, problem_id: str, problem: str, seconds: float | None = None) -> Solution:
         """`seconds` is the time to answer in; None takes as long as the samples need."""
-        from mathllm.data.chat import prompt_ids
-
         started = self._clock()
         deadline = None if seconds is None else started + seconds
-        prompt, max_new_tokens, note = self._fit(prompt_ids(self.tokenizer, problem, self._system))
-        asked = Asked(
-            prompt,
-            self._sampling(max_new_tokens=max_new_tokens, deadline=deadline),
-            self.settings.answer_min,
-            self.settings.answer_max,
-            self.tools,
-            self.settings.max_calls,
-        )
-        attempts, early, faults = self._sample(problem_id, asked, deadline)
+        asked = self.asked(problem_id, problem, deadline)
+        attempts, early, faults = self._sample(asked, deadline)
         decision = vote([ballot_of(attempt) for attempt in attempts], self.settings.voting)
         answer, reason = decision.answer, decision.reason
         if answer is None:
@@ -155,11 +137,58 @@ class Solver:
         reason += f"; {early}" if early else ""
         elapsed = self._clock() - started
         return Solution(
-            problem_id, answer, decision.votes, reason + note, attempts, elapsed, faults
+            problem_id, answer, decision.votes, reason + asked.note, attempts, elapsed, faults
         )
 
+    def asked(self, problem_id: str, problem: str, deadline: float | None = None) -> Asked:
+        """All samples of a problem: what `solve` draws some or all of."""
+        from mathllm.data.chat import prompt_ids
+
+        settings = self.settings
+        prompt, max_new_tokens, note = self._fit(prompt_ids(self.tokenizer, problem, self._system))
+        return Asked(
+            prompt,
+            self._sampling(max_new_tokens=max_new_tokens, deadline=deadline),
+            [
+                partial(sample_seed, settings.seed, problem_id, index)
+                for index in range(settings.n_samples)
+            ],
+            settings.answer_min,
+            settings.answer_max,
+            note,
+        )
+
+    def draw_all(self, asked: Sequence[Asked]) -> list[list[Attempt]]:
+        """All the samples of some problems, drawn together as far as the tools' sessions go.
+
+        Without time limits and votes: what `solve` draws of a problem comes first among
+        these, and is the same. Raises what the engine raises, and BrokenSampleError.
+        """
+        everything = sum(len(one.seeds) for one in asked)
+        room = everything if self.tools is None else self.tools.size
+        attempts: list[list[Attempt]] = [[] for _ in asked]
+        while any(len(own) < len(one.seeds) for own, one in zip(attempts, asked, strict=True)):
+            left, parts = room, {}
+            for place, one in enumerate(asked):
+                begun = len(attempts[place])
+                part = one.part(slice(begun, begun + left))
+                left -= len(part.seeds)
+                if part.seeds:
+                    parts[place] = part
+            drawn = draw(
+                self.engine,
+                self.tokenizer,
+                list(parts.values()),
+                self.tools,
+                self.settings.max_calls,
+            )
+            check_whole(drawn)
+            for place, own in zip(parts, drawn, strict=True):
+                attempts[place] += own
+        return attempts
+
     def _sample(
-        self, problem_id: str, asked: Asked, deadline: float | None
+        self, asked: Asked, deadline: float | None
     ) -> tuple[list[Attempt], str | None, list[str]]:
         """Attempts wave by wave, why no more were drawn, and what failed.
 
@@ -167,7 +196,7 @@ class Solver:
         them, so that what is drawn depends on the clock only where time is up.
         """
         settings = self.settings
-        engine, total = self.engine, settings.n_samples
+        engine, tools, total = self.engine, self.tools, settings.n_samples
         size = settings.wave or total
         attempts: list[Attempt] = []
         faults: list[str] = []
@@ -184,15 +213,14 @@ class Solver:
             )
             if self.tools is not None:
                 count = min(count, self.tools.size)
-            indices = range(len(attempts), len(attempts) + count)
-            seeds = [partial(sample_seed, settings.seed, problem_id, i) for i in indices]
+            wave = asked.part(slice(len(attempts), len(attempts) + count))
             began = self._clock()
             try:
-                drawn = draw(engine, self.tokenizer, asked, seeds)
-                broken = Counter(a.finish_reason for a in drawn if a.finish_reason in BROKEN)
-                if broken and self.strict:
-                    raise BrokenSampleError(_told(broken, len(drawn)))
-                faults += [_told(broken, len(drawn))] if broken else []
+                (drawn,) = draw(engine, self.tokenizer, [wave], tools, settings.max_calls)
+                if self.strict:
+                    check_whole([drawn])
+                elif told := broken(drawn):
+                    faults.append(told)
                 attempts += drawn
                 self._measure(drawn, self._clock() - began)
             except Exception as fault:
@@ -202,8 +230,8 @@ class Solver:
                 if attempts:
                     faults.append(f"{cause}; the {len(attempts)} samples at hand decide")
                     break
-                if asked.tools is not None:  # they may be what failed
-                    asked = replace(asked, tools=None)
+                if tools is not None:  # they may be what failed
+                    tools = None
                     size = total = max(1, size // 2)
                     faults.append(f"{cause}; trying {size} samples without tools")
                 elif engine is self.engine and size > 1:
@@ -232,8 +260,8 @@ class Solver:
         loses its end, but never the turns around it.
         """
         wanted = self.settings.max_new_tokens
-        positions = getattr(self.engine, "max_positions", None)
-        if positions is None or len(prompt) + wanted <= positions:
+        positions = self.engine.max_positions
+        if len(prompt) + wanted <= positions:
             return prompt, wanted, ""
         reserved = min(wanted, max(1, int(positions * ANSWER_SHARE)))
         keep = positions - reserved
@@ -254,10 +282,19 @@ class Solver:
         return prompt[len(prompt) - length :]
 
 
-def _told(broken: Counter[str], drawn: int) -> str:
-    """How many samples ended how, in words."""
-    kinds = ", ".join(f"{count} by {reason!r}" for reason, count in broken.items())
-    return f"of {drawn} samples ended {kinds}"
+def drawn_samples(ballots: Sequence[Ballot], settings: SolverSettings, sessions: int = 0) -> int:
+    """How many of all samples, in their order, `solve` draws where time is no limit.
+
+    `sessions`: those of its tools, 0 without tools. What it then answers is the `vote` over
+    so many ballots.
+    """
+    total, drawn = len(ballots), 0
+    while drawn < total:
+        if drawn and decided(ballots[:drawn], total, settings.voting, settings.agreement):
+            break
+        count = next_wave(drawn, total, settings.wave or total)
+        drawn += min(count, sessions or count)
+    return drawn
 
 
 def ballot_of(attempt: Attempt) -> Ballot:

@@ -6,14 +6,14 @@ played or judged.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from mathllm.solving import Solver
 
 if TYPE_CHECKING:
-    from mathllm.engines import Completion, SamplingConfig
+    from mathllm.engines import Completion
 
 VARIABLE = "MATHLLM_FAULT"
 STRUCK = 2  # the problem that a fault strikes, counted from 1
@@ -93,17 +93,18 @@ def _writes(code: str) -> Callable[[_Struck, tuple, dict], Any]:
             return struck.whole(arguments, named)
         text = f"```python\n{code}\n```\n```output"
         tokens = struck.tokenizer(text, add_special_tokens=False)["input_ids"]
-        count = arguments[1].n
         zeros = [0.0] * len(tokens)
-        return [[Completion([*tokens], zeros, zeros, [], "stop") for _ in range(count)]]
+        return [
+            [Completion([*tokens], zeros, zeros, [], "stop") for _ in range(config.n)]
+            for config in arguments[1]
+        ]
 
     return strike
 
 
 def _slow(struck: _Struck, arguments: tuple, named: dict) -> Any:
     """Comes back after the deadline, with nothing."""
-    prompts, config = arguments
-    configs: Sequence[SamplingConfig] = config if isinstance(config, list) else [config]
+    prompts, configs = arguments
     deadline = max(c.deadline or 0.0 for c in configs)
     time.sleep(max(0.0, deadline - time.monotonic()) + LATE_SECONDS)
     return struck.whole((prompts, [replace(c, deadline=0.0) for c in configs]), named)

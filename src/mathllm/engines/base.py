@@ -1,0 +1,126 @@
+"""What an engine is: token ids in, token ids out, each sample on its own.
+
+Needs no torch, so that whoever only asks an engine does not wait for it.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from threading import Event
+from typing import Literal, Protocol
+
+from mathllm.errors import ParameterError
+
+
+class EngineError(RuntimeError):
+    """An engine that cannot be reached or started, refused a request, or went away."""
+
+
+FinishReason = Literal["stop", "length", "deadline", "cancelled", "nan", "memory", "fault"]
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How to draw for one prompt, and when to stop.
+
+    Temperature 0 is greedy; top_k 0, top_p 1, min_p 0 and repetition_penalty 1 are off.
+    `stop_ids` and `stop_sequences` (token ids) end a completion and are part of it.
+    `deadline` is a time.monotonic() in seconds, `cancel` ends generation once it is set.
+    Raises ParameterError for a value out of its range.
+    """
+
+    n: int = 1
+    max_new_tokens: int = 256
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int = 0
+    stop_ids: frozenset[int] = frozenset()
+    stop_sequences: tuple[tuple[int, ...], ...] = ()
+    deadline: float | None = None
+    cancel: Event | None = None
+
+    def __post_init__(self) -> None:
+        for name, low in (("n", 1), ("max_new_tokens", 1), ("temperature", 0), ("top_k", 0)):
+            value = getattr(self, name)
+            if not value >= low:
+                raise ParameterError(f"{name} is {value}: it must be at least {low}")
+        if not 0 < self.top_p <= 1:
+            raise ParameterError(f"top_p is {self.top_p}: it must be over 0 and at most 1")
+        if not 0 <= self.min_p <= 1:
+            raise ParameterError(f"min_p is {self.min_p}: it must be from 0 to 1")
+        if not self.repetition_penalty > 0:
+            raise ParameterError(
+                f"repetition_penalty is {self.repetition_penalty}: it must be over 0"
+            )
+        if not all(self.stop_sequences):
+            raise ParameterError(
+                "stop_sequences has an empty sequence: give each at least one token id"
+            )
+
+
+@dataclass
+class Completion:
+    """One sample, a value a token in each list; `finish_reason` is None while it grows.
+
+    `logprobs` and `entropy` are nats, the model's own; `confidence` is the halting head's
+    probability that the token is right, where there is one. `finish_reason`: a stop token or
+    sequence, the length allowed, the deadline, the cancel flag, logits that were no numbers,
+    no memory for even this row alone, or a fault of the engine's in the middle.
+    `supervision_steps_used` counts over all tokens; `drafted` and `accepted` count the
+    backbone's drafts for this row.
+    """
+
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    entropy: list[float] = field(default_factory=list)
+    confidence: list[float] = field(default_factory=list)
+    finish_reason: FinishReason | None = None
+    supervision_steps_used: int = 0
+    drafted: int = 0
+    accepted: int = 0
+
+
+@dataclass
+class Progress:
+    """What a callback is told after each pass. `completions` holds every sample, growing."""
+
+    passes: int
+    live: int
+    waiting: int
+    tokens: int
+    seconds: float
+    completions: list[list[Completion]]
+
+
+OnPass = Callable[[Progress], None]
+
+
+class Engine(Protocol):
+    """What generates. A sample depends on its prompt, config and seed alone, never on what
+    else is asked in the same call."""
+
+    @property
+    def max_positions(self) -> int:
+        """Tokens of a prompt and its completion together, at most."""
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        config: SamplingConfig | Sequence[SamplingConfig],
+        seeds: Sequence[Sequence[int]] | None = None,
+        on_pass: OnPass | None = None,
+    ) -> list[list[Completion]]:
+        """`config.n` completions for each prompt of token ids, in the order of the prompts.
+
+        `config` is one for all prompts or one each. `seeds[p][i]` seeds sample i of prompt
+        p; by default they count up from the (first) config's. `on_pass` is called whenever
+        tokens have come. A sample is cut at `max_positions`; one that breaks ends by "nan",
+        "memory" or "fault", with the tokens that it has.
+
+        Raises ParameterError for no prompts, an empty prompt, an id outside the vocabulary,
+        a prompt that leaves no position for a new token, and for configs or seeds that are
+        not one for each prompt or sample; MemoryLimitError where not even one row fits;
+        EngineError where the engine is away and no sample got anywhere.
+        """
