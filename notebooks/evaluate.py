@@ -52,6 +52,10 @@ subjects: str = ""  # MATH's subjects to keep, with commas; empty: all
 integer_answers: bool = False  # keep only problems whose answer is an integer in 0…99999
 engines: str = "backbone,TRM"  # with commas, of: backbone, TRM, endpoint
 n_samples: int = 1  # samples of each problem; their vote is the engine's answer
+wave: int = 0  # as the kernel's: samples before the votes are first looked at; 0: all at once
+voting: str = "majority"  # or entropy, tail_entropy, confidence, combined
+agreement: int = 0  # samples that agree and end a problem early; 0: only once it is decided
+tool_kernels: int = 0  # Python kernels for programs that the model writes; 0: no tools
 temperature: float = 0.0  # 0 is greedy, for 1 sample; 0.7 is usual for more
 top_p: float = 1.0  # nucleus
 max_new_tokens: int = 160  # tokens of an answer, at most
@@ -71,7 +75,7 @@ from IPython.display import HTML, display
 
 from mathllm.data.chat import load_tokenizer
 from mathllm.data.sources import Filters
-from mathllm.evaluation import Sampling, accuracy_table, evaluate, load_set, tables, votes
+from mathllm.evaluation import accuracy_table, evaluate, load_set, tables, votes
 from mathllm.evaluation.engines import open_engines
 from mathllm.evaluation.figures import plot_depth, plot_groups, plot_times, plot_voting
 from mathllm.evaluation.groups import read_depths
@@ -80,10 +84,21 @@ from mathllm.metrics import record
 from mathllm.parameters import check_parameters, parse_list, parse_mapping
 from mathllm.paths import input_root, locate_weights
 from mathllm.settings import CURRENT
+from mathllm.solving import SolverSettings
+from mathllm.solving.loading import open_tools
 
 check_parameters(globals(), __annotations__)
 folder, output = locate_weights(weights), Path(output_dir)
-sampling = Sampling(n_samples, temperature, top_p, max_new_tokens, seed)
+settings = SolverSettings(
+    n_samples=n_samples,
+    max_new_tokens=max_new_tokens,
+    temperature=temperature,
+    top_p=top_p,
+    wave=wave,
+    voting=voting,
+    agreement=agreement,
+    seed=seed,
+)
 shown = {"tbl_rows": -1, "tbl_cols": -1, "tbl_width_chars": 200, "fmt_str_lengths": 60}
 shown |= {"tbl_hide_dataframe_shape": True, "tbl_hide_column_data_types": True}
 _ = pl.Config(**shown, float_precision=3)
@@ -116,15 +131,18 @@ def told(row):
 
 
 printed = told if verbose or wrong_only else None
-results = evaluate(chosen, tokenizer, problems, sampling, output, resume, batch_rows, printed)
-voted = {name: votes.voted(rows) for name, rows in results.items()}
+tools = open_tools(tool_kernels)
+options = (output, resume, batch_rows, printed, tools)
+results = evaluate(chosen, tokenizer, problems, settings, *options)
+voted = {name: votes.voted(rows, settings, tool_kernels) for name, rows in results.items()}
 record(output, **{f"accuracy_{name.lower()}": rows["right"].mean() for name, rows in voted.items()})
 
 # %% [markdown]
 # ## Right answers
 #
 # Shares in per cent, with intervals of 95 %: Wilson's for one sample a problem, else from
-# resampled problems. `vote` is the answer that most samples give.
+# resampled problems. `vote` is the answer that most samples give; the tables by group count
+# what the solver would submit, by its waves and its way to vote.
 
 # %%
 groups = [by for by in ("subject", "level") if problems.rows[by].is_not_null().any()]
@@ -166,6 +184,7 @@ else:
         figure, reading = plot_voting(curve)
         print(f"{name}. {reading}")
         display(curve, figure)
+    display(tables.method_table(results, settings, tool_kernels))
     display(tables.correlation_table(results))
 
 # %% [markdown]

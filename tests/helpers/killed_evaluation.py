@@ -5,9 +5,10 @@ import signal
 import sys
 from pathlib import Path
 
-from helpers.scripted import SAMPLING, Scripted, header, killed, make_problems, make_tokenizer
+from helpers.scripted import SETTINGS, Scripted, header, killed, make_problems, make_tokenizer
 from mathllm.evaluation.results import ResultFile
 from mathllm.evaluation.run import draw
+from mathllm.solving import Solver
 
 
 def run(folder: Path, rows: int = 10**9) -> ResultFile:
@@ -22,7 +23,7 @@ def run(folder: Path, rows: int = 10**9) -> ResultFile:
     ids = problems.rows["id"].to_list()
     file = ResultFile(killed(folder), header(problems), ids, every_seconds=0)
     with file:
-        draw(Scripted(tokenizer), tokenizer, problems.rows, SAMPLING, file, 6, tell)
+        draw(Solver(Scripted(tokenizer), tokenizer, SETTINGS), problems.rows, file, 6, tell)
     return file
 
 

@@ -1,18 +1,21 @@
 """An engine whose samples are a function of problem and seed, and what it is asked with."""
 
 import zlib
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import polars as pl
 
 from mathllm.data.arithmetic import generate
 from mathllm.engines import Completion
 from mathllm.evaluation.results import Header
-from mathllm.evaluation.run import Sampling
 from mathllm.evaluation.sets import ProblemSet
+from mathllm.solving import SolverSettings
 from mathllm.tiny.tokenizer import train_tokenizer
 
-SAMPLING = Sampling(n_samples=3, temperature=1.0, max_new_tokens=40, seed=7)
+SETTINGS = SolverSettings(n_samples=3, temperature=1.0, max_new_tokens=40, seed=7)
 
 
 def make_tokenizer():
@@ -37,7 +40,7 @@ class Scripted:
         self.tokenizer, self.script, self.asked = tokenizer, script, 0
 
     def generate(self, prompts, config, seeds):
-        assert [config.n] * len(prompts) == [len(own) for own in seeds]
+        assert [own.n for own in config] == [len(own) for own in seeds]
         self.asked += len(prompts)
         return [
             [self._sample(self.tokenizer.decode(prompt), seed) for seed in own]
@@ -59,6 +62,23 @@ class Scripted:
             confidence=[0.5] * len(tokens),
             supervision_steps_used=2 * len(tokens),
         )
+
+
+@dataclass
+class Printing:
+    """Tools whose sessions give each program the same output."""
+
+    output: str
+    size: int = 2
+    ran: list[str] = field(default_factory=list)
+
+    @contextmanager
+    def session(self):
+        yield self
+
+    def run(self, code):
+        self.ran.append(code)
+        return SimpleNamespace(output=self.output, fault=None)
 
 
 def header(problems: ProblemSet, **settings) -> Header:

@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -12,17 +13,19 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from helpers.paths import ROOT, TESTS, shared_file
-from helpers.scripted import Scripted, header, make_problems, make_tokenizer
+from helpers.scripted import Printing, Scripted, header, make_problems, make_tokenizer
 from mathllm.answers.boxes import last_box
 from mathllm.data.chat import load_tokenizer
 from mathllm.data.reserved import Reserved
 from mathllm.data.selection import select_rows
 from mathllm.data.sources import Filters
-from mathllm.errors import DataError, ParameterError
-from mathllm.evaluation import Sampling, evaluate, load_set
-from mathllm.evaluation.engines import Engine, open_engines, weights_digest
+from mathllm.errors import DataError, ParameterError, ResultsError
+from mathllm.evaluation import evaluate, load_set, tables, votes
+from mathllm.evaluation.engines import EngineSpec, open_engines, weights_digest
 from mathllm.evaluation.results import TOO_LONG, ResultFile
 from mathllm.evaluation.run import draw, judge
+from mathllm.solving import Solver, SolverSettings
+from mathllm.solving.voting import WEIGHTS
 
 TINY = ROOT / "assets" / "tiny"
 
@@ -32,10 +35,12 @@ def tokenizer():
     return make_tokenizer()
 
 
-def answered(tokenizer, engine, problems, tmp_path, sampling=None, **options):
-    made = Engine("scripted", "none", lambda: engine)
-    sampling = sampling or Sampling()
-    return evaluate([made], tokenizer, problems, sampling, tmp_path, **options)["scripted"]
+GREEDY = SolverSettings(n_samples=1, temperature=0.0)
+
+
+def answered(tokenizer, engine, problems, tmp_path, settings=GREEDY, **options):
+    made = EngineSpec("scripted", "none", lambda: engine)
+    return evaluate([made], tokenizer, problems, settings, tmp_path, **options)["scripted"]
 
 
 # running
@@ -54,11 +59,11 @@ def test_each_problem_is_answered_once_and_in_its_place(tokenizer, tmp_path):
 
 
 def test_a_sample_depends_neither_on_the_batch_nor_on_other_problems(tokenizer, tmp_path):
-    sampling = Sampling(n_samples=4, temperature=1.0, seed=3)
+    settings = SolverSettings(n_samples=4, temperature=1.0, seed=3)
     large, small = make_problems(12), make_problems(5)
     folders = [tmp_path / name for name in "ab"]
-    whole = answered(tokenizer, Scripted(tokenizer), large, folders[0], sampling, batch_rows=64)
-    part = answered(tokenizer, Scripted(tokenizer), small, folders[1], sampling, batch_rows=1)
+    whole = answered(tokenizer, Scripted(tokenizer), large, folders[0], settings, batch_rows=64)
+    part = answered(tokenizer, Scripted(tokenizer), small, folders[1], settings, batch_rows=1)
     kept = whole.filter(pl.col("id").is_in(small.rows["id"].implode()))
     assert_frame_equal(kept.drop("seconds"), part.drop("seconds"))
 
@@ -70,30 +75,85 @@ def test_what_is_told_is_what_is_kept(tokenizer, tmp_path):
     assert {row["id"]: row["text"] for row in told} == dict(rows.select("id", "text").iter_rows())
 
 
-def test_a_problem_that_fills_all_positions_is_wrong_and_not_asked(tokenizer, tmp_path):
+def test_a_problem_that_is_too_long_is_cut_as_the_solver_cuts_it_and_marked(tokenizer, tmp_path):
     problems = make_problems(4)
     long = problems.rows.with_columns(
-        problem=pl.when(pl.col("id") == "p2").then(pl.lit("so " * 300)).otherwise("problem")
+        problem=pl.when(pl.col("id") == "p2")
+        .then(pl.lit("$2+2$ " + "so " * 300))
+        .otherwise("problem")
     )
     engine = Scripted(tokenizer)
     engine.max_positions = 200
+    solver = Solver(engine, tokenizer, GREEDY)
     file = ResultFile(tmp_path / "a.parquet", header(problems), long["id"])
     with file:
-        draw(engine, tokenizer, long, Sampling(), file)
+        draw(solver, long, file)
     found = file.rows.filter(pl.col("id") == "p2").row(0, named=True)
-    assert (found["finish_reason"], found["right"], found["tokens"]) == (TOO_LONG, False, 0)
-    assert found["entropy"] is None
-    assert engine.asked == 3
+    assert found["finish_reason"] == TOO_LONG
+    assert solver.solve("p2", found["problem"]).attempts[0].text == found["text"]
+    assert found["prompt"] == tokenizer.decode(solver.asked("p2", found["problem"]).prompt)
     assert file.rows["finish_reason"].to_list().count("stop") == 3
 
 
-def test_samples_that_would_all_be_the_same_are_refused():
+def test_what_only_a_tool_knows_is_right_with_tools_alone(tokenizer, tmp_path):
+    problems = make_problems(3)
+    script = {"```output\n2\n```": r"So $\boxed{2}$.", "$": "```python\nprint(1+1)\n```\n```output"}
+    settings = replace(GREEDY, n_samples=3, temperature=1.0)
+    tools = Printing("2")
+    found = {
+        name: answered(
+            tokenizer, Scripted(tokenizer, script), problems, tmp_path / name, settings, tools=own
+        )
+        for name, own in {"with": tools, "without": None}.items()
+    }
+    rows = found["with"]
+    assert rows["answer"].to_list() == ["2"] * 9
+    assert rows.filter("right")["id"].unique().to_list() == ["p1"]
+    assert (rows["calls"].to_list(), len(tools.ran)) == ([1] * 9, 9)
+    assert all("integrate natural language reasoning with programs" in p for p in rows["prompt"])
+    assert all("```output\n2\n```" in text for text in rows["text"])
+    assert found["without"]["answer"].is_null().all()
+    with pytest.raises(ResultsError, match="max_calls 4, not None"):
+        answered(tokenizer, None, problems, tmp_path / "with", settings)
+
+
+@pytest.mark.parametrize("voting", WEIGHTS)
+@pytest.mark.parametrize(
+    ("wave", "agreement", "sessions"), [(0, 0, 0), (2, 0, 0), (1, 2, 0), (0, 0, 2)]
+)
+def test_the_vote_is_what_the_solver_submits(
+    tokenizer, tmp_path, voting, wave, agreement, sessions
+):
+    problems = make_problems(8)
+    settings = SolverSettings(
+        n_samples=5, temperature=1.0, seed=2, voting=voting, wave=wave, agreement=agreement
+    )
+    tools = Printing("", sessions) if sessions else None
+    rows = answered(tokenizer, Scripted(tokenizer), problems, tmp_path, settings, tools=tools)
+    assert len(rows) == 40
+    won = votes.voted(rows, settings, sessions)
+    solver = Solver(Scripted(tokenizer), tokenizer, settings, tools=tools)
+    solved = [solver.solve(*row) for row in problems.rows.select("id", "problem").rows()]
+    assert won["answer"].to_list() == [str(solution.answer) for solution in solved]
+    table = tables.method_table({"scripted": rows}, settings, sessions)
+    assert table["voting"].to_list() == [*WEIGHTS, voting]
+    assert table["percent"].to_list()[-1] == pytest.approx(100 * won["right"].mean(), abs=0.1)
+
+
+def test_a_vote_by_what_the_rows_were_written_without_is_refused(tokenizer, tmp_path):
+    settings = SolverSettings(n_samples=3, temperature=1.0, voting="combined")
+    rows = answered(tokenizer, Scripted(tokenizer), make_problems(2), tmp_path, settings)
+    old = rows.with_columns(tail_entropy=pl.lit(None, pl.Float64))
+    with pytest.raises(ParameterError, match=r"voting is 'combined'.*no tail_entropy"):
+        votes.voted(old, settings)
+    kept = tables.method_table({"a": old}, replace(settings, voting="entropy"))
+    assert kept["voting"].to_list() == ["majority", "entropy", "confidence", "entropy"]
+
+
+def test_samples_that_would_all_be_the_same_are_refused(tokenizer, tmp_path):
+    settings = replace(GREEDY, n_samples=4)
     with pytest.raises(ParameterError, match="n_samples is 4 at temperature 0"):
-        Sampling(n_samples=4)
-    with pytest.raises(ParameterError, match="n is 0"):
-        Sampling(n_samples=0)
-    with pytest.raises(ParameterError, match="top_p is 0"):
-        Sampling(top_p=0.0)
+        answered(tokenizer, Scripted(tokenizer), make_problems(2), tmp_path, settings)
 
 
 def test_nothing_to_evaluate_is_said(tokenizer, tmp_path):
@@ -336,7 +396,7 @@ def test_an_endpoint_says_what_its_decoder_says(tmp_path):
             ["TRM", "endpoint"], TINY, tokenizer, endpoint=url, endpoint_model="tiny"
         )
         problems = load_set("arithmetic", num_samples=4, seed=1)
-        found = evaluate(engines, tokenizer, problems, Sampling(max_new_tokens=40), tmp_path)
+        found = evaluate(engines, tokenizer, problems, replace(GREEDY, max_new_tokens=40), tmp_path)
     finally:
         server.kill()
         server.wait()

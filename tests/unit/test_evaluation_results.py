@@ -12,13 +12,15 @@ from polars.testing import assert_frame_equal
 
 from helpers import killed_evaluation
 from helpers.paths import TESTS
-from helpers.scripted import SAMPLING, Scripted, header, make_problems, make_tokenizer
+from helpers.scripted import SETTINGS, Scripted, header, make_problems, make_tokenizer
 from mathllm.errors import ResultsError
 from mathllm.evaluation import evaluate, read_results, write_results
-from mathllm.evaluation.engines import Engine
-from mathllm.evaluation.results import HEADER, SCHEMA, ResultFile
+from mathllm.evaluation.engines import EngineSpec
+from mathllm.evaluation.results import HEADER, LATER, SCHEMA, ResultFile
 from mathllm.evaluation.run import draw
-from mathllm.solving.solver import BrokenSampleError, sample_seed
+from mathllm.solving import Solver
+from mathllm.solving.attempts import BrokenSampleError
+from mathllm.solving.solver import sample_seed
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +38,7 @@ def written(tmp_path, tokenizer, problems):
     """A whole result file of ten problems with three samples each."""
     path = tmp_path / "scripted.parquet"
     with ResultFile(path, header(problems, top_p=0.9), problems.rows["id"]) as file:
-        draw(Scripted(tokenizer), tokenizer, problems.rows, SAMPLING, file, 4)
+        draw(Solver(Scripted(tokenizer), tokenizer, SETTINGS), problems.rows, file, 4)
     return path
 
 
@@ -47,7 +49,7 @@ def test_a_row_for_each_sample_and_what_it_was_made_with(written, problems):
     assert rows["id"].to_list() == [i for i in problems.rows["id"] for _ in range(3)]
     assert rows["sample"].to_list() == [0, 1, 2] * 10
     assert rows["seed"].to_list() == [
-        sample_seed(SAMPLING.seed, i, s) for i in problems.rows["id"] for s in range(3)
+        sample_seed(SETTINGS.seed, i, s) for i in problems.rows["id"] for s in range(3)
     ]
     for row in rows.iter_rows(named=True):
         assert row["prompt"].endswith("<|im_start|>assistant\n")
@@ -79,7 +81,7 @@ def test_a_killed_evaluation_goes_on_with_the_same_rows(tmp_path):
 def test_problems_that_are_done_are_not_asked_again(written, tokenizer, problems):
     engine = Scripted(tokenizer)
     with ResultFile(written, header(problems, top_p=0.9), problems.rows["id"]) as file:
-        draw(engine, tokenizer, problems.rows, SAMPLING, file)
+        draw(Solver(engine, tokenizer, SETTINGS), problems.rows, file)
     assert engine.asked == 0
     assert len(file.rows) == 30
 
@@ -94,15 +96,15 @@ def test_other_settings_are_refused_by_name_before_an_engine_is_opened(
             opened.append(name)
             return Scripted(tokenizer)
 
-        return replace(Engine(name, "w1", opening, {"supervision_steps": 2}), **changed)
+        return replace(EngineSpec(name, "w1", opening, {"supervision_steps": 2}), **changed)
 
-    def run(engines, of=problems, sampling=SAMPLING, resume=True):
-        return evaluate(engines, tokenizer, of, sampling, tmp_path, resume)
+    def run(engines, of=problems, settings=SETTINGS, resume=True):
+        return evaluate(engines, tokenizer, of, settings, tmp_path, resume)
 
     first = run([engine()])
     changes = {
-        "max_new_tokens 40, not 41": {"sampling": replace(SAMPLING, max_new_tokens=41)},
-        "seed 7, not 8": {"sampling": replace(SAMPLING, seed=8)},
+        "max_new_tokens 40, not 41": {"settings": replace(SETTINGS, max_new_tokens=41)},
+        "seed 7, not 8": {"settings": replace(SETTINGS, seed=8)},
         "split 'test', not 'train'": {"of": replace(problems, split="train")},
         "other problems": {"of": make_problems(9)},
         "weights 'w1', not 'w2'": {"engines": [engine(weights="w2")]},
@@ -115,7 +117,7 @@ def test_other_settings_are_refused_by_name_before_an_engine_is_opened(
         assert str(tmp_path / "scripted.parquet") in str(fault.value)
         assert "output_dir" in str(fault.value)
         assert opened == []
-    again = run([engine()], sampling=replace(SAMPLING, seed=8), resume=False)
+    again = run([engine()], settings=replace(SETTINGS, seed=8), resume=False)
     assert len(again["scripted"]) == 30
     assert again["scripted"]["seed"].to_list() != first["scripted"]["seed"].to_list()
 
@@ -130,10 +132,10 @@ def test_a_batch_that_broke_is_not_kept_and_the_ones_before_are(tmp_path, tokeni
 
     path = tmp_path / "scripted.parquet"
     with (
-        pytest.raises(BrokenSampleError, match=r"1 of 6 samples ended by 'fault'.*goes on"),
+        pytest.raises(BrokenSampleError, match=r"of 6 samples ended 1 by 'fault'.*goes on"),
         ResultFile(path, header(problems), problems.rows["id"]) as file,
     ):
-        draw(Breaking(tokenizer), tokenizer, problems.rows, SAMPLING, file, batch_rows=6)
+        draw(Solver(Breaking(tokenizer), tokenizer, SETTINGS), problems.rows, file, batch_rows=6)
     assert len(read_results(path)[1]) == 18
 
 
@@ -167,6 +169,16 @@ def test_what_is_no_result_file_is_refused_by_name(written, spoil, named):
     with pytest.raises(ResultsError, match=named) as fault:
         read_results(written)
     assert str(written) in str(fault.value)
+
+
+def test_a_file_from_before_a_column_was_written_is_read_without_it(written):
+    found, rows = read_results(written)
+    metadata = {HEADER: pl.read_parquet_metadata(written)[HEADER]}
+    pl.read_parquet(written).drop(LATER).write_parquet(written, metadata=metadata)
+    old, without = read_results(written)
+    assert old == found
+    assert_frame_equal(without.drop(LATER), rows.drop(LATER))
+    assert without.select(pl.col(LATER).is_null().all()).row(0) == (True,) * len(LATER)
 
 
 def test_a_file_is_the_old_one_or_the_new_one(written, monkeypatch):

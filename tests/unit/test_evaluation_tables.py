@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers.paths import shared_file
-from helpers.scripted import SAMPLING, Scripted, header, make_problems, make_tokenizer
+from helpers.scripted import SETTINGS, Scripted, header, make_problems, make_tokenizer
 from mathllm.data.sources import load_problems
 from mathllm.errors import ParameterError, ResultsError
 from mathllm.evaluation import rendering, tables
@@ -31,6 +31,7 @@ from mathllm.evaluation.run import draw
 from mathllm.evaluation.statistics import wilson
 from mathllm.evaluation.tables import depth_curve, problem_times
 from mathllm.evaluation.votes import Samples, voting_curve
+from mathllm.solving import Solver
 
 
 def made(right: dict[str, list[bool]], tokens: int = 10, **columns) -> pl.DataFrame:
@@ -401,7 +402,7 @@ def test_results_of_a_run_go_through_every_table(tmp_path):
     tokenizer, problems = make_tokenizer(), make_problems()
     file = ResultFile(tmp_path / "a.parquet", header(problems), problems.rows["id"])
     with file:
-        draw(Scripted(tokenizer), tokenizer, problems.rows, SAMPLING, file)
+        draw(Solver(Scripted(tokenizer), tokenizer, SETTINGS), problems.rows, file)
     results = {"TRM": file.rows, "backbone": file.rows}
     assert len(tables.summary_table(results)) == 2
     assert len(tables.group_table(results, "level")) == 4

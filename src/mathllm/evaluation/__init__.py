@@ -9,7 +9,6 @@ from typing import Any
 
 _HOMES = {
     "Header": "evaluation.results",
-    "Sampling": "evaluation.run",
     "accuracy_table": "evaluation.tables",
     "equivalent": "answers.equivalent",
     "evaluate": "evaluation.run",

@@ -14,7 +14,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from mathllm.engines import BackboneDecoder, Decoder
-from mathllm.engines.base import EngineError
+from mathllm.engines.base import Engine, EngineError
 from mathllm.engines.remote import RemoteEngine
 from mathllm.engines.server import wait_until_ready
 from mathllm.errors import ParameterError
@@ -26,7 +26,7 @@ BACKBONE, TRM, ENDPOINT = NAMES = ("backbone", "TRM", "endpoint")
 
 
 @dataclass(frozen=True)
-class Engine:
+class EngineSpec:
     """One engine to evaluate. `open` makes it, which may take long and much memory.
 
     `settings` are its own that decide what it says: they go into the header of its file.
@@ -34,7 +34,7 @@ class Engine:
 
     name: str
     weights: str
-    open: Callable[[], Any]
+    open: Callable[[], Engine]
     settings: dict[str, Any] = field(default_factory=dict)
     trained_steps: int | None = None  # the N_sup that it was trained with, if it has any
 
@@ -57,7 +57,7 @@ def open_engines(
     supervision_steps: Sequence[int] = (),
     endpoint: str = "",
     endpoint_model: str = "",
-) -> list[Engine]:
+) -> list[EngineSpec]:
     """The named engines, in order, over the weights in `folder`.
 
     `supervision_steps` are N_sup at test time: each makes a TRM of its own, called TRM-N;
@@ -74,10 +74,10 @@ def open_engines(
     if odd := [steps for steps in supervision_steps if steps < 1]:
         raise ParameterError(f"supervision_steps has {odd[0]}: it must be at least 1")
     model = cache(partial(load_model, folder, device))
-    made: list[Engine] = []
+    made: list[EngineSpec] = []
     for name in names:
         if name == BACKBONE:
-            made.append(Engine(name, weights_digest(folder, ["backbone"]), _backbone(model)))
+            made.append(EngineSpec(name, weights_digest(folder, ["backbone"]), _backbone(model)))
         elif name == TRM:
             made += _trms(folder, model, supervision_steps)
         else:
@@ -96,10 +96,10 @@ def _backbone(model: Callable[[], RecursiveLM]) -> Callable[[], BackboneDecoder]
     return lambda: BackboneDecoder(model())
 
 
-def _trms(folder: Path, model: Callable[[], RecursiveLM], steps: Sequence[int]) -> list[Engine]:
+def _trms(folder: Path, model: Callable[[], RecursiveLM], steps: Sequence[int]) -> list[EngineSpec]:
     weights, own = weights_digest(folder, ["backbone", "trm"]), model().config.N_sup
     return [
-        Engine(
+        EngineSpec(
             f"{TRM}-{count}" if steps else TRM,
             weights,
             lambda count=count: Decoder(model(), supervision_steps=count),
@@ -110,7 +110,9 @@ def _trms(folder: Path, model: Callable[[], RecursiveLM], steps: Sequence[int]) 
     ]
 
 
-def _endpoint(folder: Path, tokenizer: PreTrainedTokenizerBase, url: str, served: str) -> Engine:
+def _endpoint(
+    folder: Path, tokenizer: PreTrainedTokenizerBase, url: str, served: str
+) -> EngineSpec:
     if not url or not served:
         raise ParameterError(
             f"endpoint is {url!r} and endpoint_model {served!r}: give the server's address, as "
@@ -122,4 +124,4 @@ def _endpoint(folder: Path, tokenizer: PreTrainedTokenizerBase, url: str, served
         raise ParameterError(f"endpoint {fault}: start the server or correct the address") from None
     config = json.loads((folder / "backbone" / "config.json").read_text(encoding="utf-8"))
     positions = config["max_position_embeddings"]
-    return Engine(ENDPOINT, served, partial(RemoteEngine, url, served, tokenizer, positions))
+    return EngineSpec(ENDPOINT, served, partial(RemoteEngine, url, served, tokenizer, positions))

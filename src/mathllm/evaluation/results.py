@@ -23,12 +23,13 @@ from mathllm.files import sync
 HEADER = "mathllm_results"
 VERSION = 1
 STEPS = "supervision_steps"  # in a header's settings
-TOO_LONG = "prompt"  # finish reason of a problem that the engine's positions cannot hold
+TOO_LONG = "prompt"  # finish reason of a problem that was cut to fit the engine's positions
 SAVE_SECONDS = 20.0  # between two writings of a growing file: a kill costs no more than that
 # A row for each sample. `truth` and `answer` are text: integers, or LaTeX. `answer`, `entropy`
 # (mean, nats a token), `confidence` (the halting head's mean probability) and
 # `supervision_steps` (mean, a token) are null where there are none. `seconds` is the sample's
-# share of its batch's, by tokens.
+# share of its batch's, by tokens; `tail_entropy` is the entropy of its last tokens, and `calls`
+# counts programs that were run.
 SCHEMA = {
     "id": pl.String,
     "problem": pl.String,
@@ -48,7 +49,10 @@ SCHEMA = {
     "confidence": pl.Float64,
     "supervision_steps": pl.Float64,
     "finish_reason": pl.String,
+    "tail_entropy": pl.Float64,
+    "calls": pl.Int64,
 }
+LATER = ("tail_entropy", "calls")  # null in files from before they were written
 
 
 @dataclass(frozen=True)
@@ -107,6 +111,8 @@ def read_results(path: Path) -> tuple[Header, pl.DataFrame]:
             )
         header = Header(**given)
         rows = pl.read_parquet(path)
+        absent = [name for name in LATER if name not in rows.columns]
+        rows = rows.with_columns(pl.lit(None, SCHEMA[name]).alias(name) for name in absent)
     except (pl.exceptions.PolarsError, OSError, ValueError, TypeError, AttributeError) as fault:
         reason = (str(fault).strip() or type(fault).__name__).splitlines()[0]
         raise ResultsError(f"{path} cannot be read ({reason}): {mend}") from fault

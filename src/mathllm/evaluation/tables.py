@@ -5,6 +5,7 @@ with intervals of 95 %. Knows nothing of how rows came about.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -21,7 +22,8 @@ from mathllm.evaluation.statistics import (
     paired,
     wilson,
 )
-from mathllm.evaluation.votes import Samples, voted
+from mathllm.evaluation.votes import Samples, methods, voted
+from mathllm.solving import SolverSettings
 
 Results = Mapping[str, pl.DataFrame]
 
@@ -92,6 +94,27 @@ def summary_table(results: Results) -> pl.DataFrame:
             }
         )
     return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def method_table(results: Results, settings: SolverSettings, sessions: int = 0) -> pl.DataFrame:
+    """Per cent right of each engine's votes: engine, voting, submitted, percent, low, high.
+
+    For each of the solver's methods over all samples; `submitted` is true of a last row with
+    the settings' own method and waves, as `votes.submitted` has them.
+    """
+    rows = []
+    for name, part in _some(results).items():
+        everything = [replace(settings, voting=method, wave=0) for method in methods(part)]
+        won = [(False, kind.voting, voted(part, kind)) for kind in everything]
+        won.append((True, settings.voting, voted(part, settings, sessions)))
+        for own, method, answers in won:
+            found = share(answers)
+            rows.append(
+                {"engine": name, "voting": method, "submitted": own}
+                | {"percent": _percent(found.value)}
+                | {"low": _percent(found.low), "high": _percent(found.high)}
+            )
+    return pl.DataFrame(rows)
 
 
 def with_bins(results: Results, column: str = "tokens", bins: int = 4) -> dict[str, pl.DataFrame]:

@@ -15,6 +15,8 @@ import polars as pl
 from mathllm.answers.sympy_process import normal_text
 from mathllm.errors import ParameterError
 from mathllm.evaluation.statistics import LEVEL, Interval, bootstrap, pass_at_k
+from mathllm.solving.solver import SolverSettings, drawn_samples
+from mathllm.solving.voting import WEIGHTS, Ballot, vote
 
 RIGHT, NONE = 0, -1  # the right answer's number, and that of a sample without an answer
 ENUMERATED = 4000  # subsets of a problem's samples, up to which all of them vote
@@ -99,11 +101,49 @@ def winners(ballots: np.ndarray) -> np.ndarray:
     return leader
 
 
-def voted(rows: pl.DataFrame) -> pl.DataFrame:
+def methods(rows: pl.DataFrame) -> list[str]:
+    """The solver's ways to vote for which the rows have what they weigh by."""
+    unknown = pl.col("tail_entropy").is_null() & (pl.col("tokens") > 0)
+    without = ("tail_entropy", "combined") if rows.select(unknown.any()).item() else ()
+    return [method for method in WEIGHTS if method not in without]
+
+
+def submitted(rows: pl.DataFrame, settings: SolverSettings, sessions: int = 0) -> np.ndarray:
+    """The number [P] of the answer that the solver submits of each problem, NONE for none.
+
+    From these samples, by the settings' waves and vote, where time is no limit; `sessions`
+    are those of its tools. Raises ParameterError where the vote weighs by what the rows
+    were written without.
+    """
+    columns = ("entropy", "tail_entropy", "confidence")
+    answers = Samples.of(rows).answers
+    if settings.voting not in methods(rows):
+        raise ParameterError(
+            f"voting is {settings.voting!r} and the samples have no tail_entropy: evaluate "
+            "them again (resume False), or vote by another method"
+        )
+    ballots = [
+        Ballot(None if answer == NONE else int(answer), entropy or 0.0, tail or 0.0, confidence)
+        for answer, (entropy, tail, confidence) in zip(
+            answers.flat, _ordered(rows).select(columns).iter_rows(), strict=True
+        )
+    ]
+    n, won = answers.shape[1], []
+    for start in range(0, len(ballots), n):
+        own = ballots[start : start + n]
+        answer = vote(own[: drawn_samples(own, settings, sessions)], settings.voting).answer
+        won.append(NONE if answer is None else answer)
+    return np.array(won)
+
+
+def voted(
+    rows: pl.DataFrame, settings: SolverSettings | None = None, sessions: int = 0
+) -> pl.DataFrame:
     """One row for each problem, with the vote's `answer` and `right`; the rest is that of the
-    first sample that gave this answer."""
+    first sample that gave this answer. With `settings` it is what is `submitted`, without
+    them the majority of all samples."""
     samples = Samples.of(rows)
-    won = winners(samples.answers)
+    won = winners(samples.answers) if settings is None else submitted(rows, settings, sessions)
     first = (samples.answers == won[:, None]).argmax(axis=1)
     chosen = _ordered(rows)[np.arange(len(won)) * samples.n + first]
     answer = pl.when(pl.Series(won != NONE)).then("answer")
