@@ -4,7 +4,6 @@ Knows Kaggle's limits on datasets, what must not be uploaded, and that what is i
 there. Metadata has metadata.py, notebooks notebook.py, parameters kernel_parameters.py.
 """
 
-import ast
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
@@ -85,17 +84,17 @@ def check_imports(
         beside[path.parent].add(path.stem)
     for _, path in files:
         try:
-            program = ast.parse(path.read_text(encoding="utf-8"))
+            imported = imports.of_text(path.read_text(encoding="utf-8"))
         except SyntaxError as fault:
             raise BundleError(
                 f"{path}:{fault.lineno} is no Python ({fault.msg}): mend it"
             ) from fault
         # Programs that run as a file, such as the sandbox's, import what is beside them.
         siblings = ours | (beside[path.parent] if path.with_name("__main__.py").exists() else set())
-        if found := imports.missing(program, there, siblings):
+        if found := imports.missing(imported, there, siblings):
             raise _lacking(f"{path}:{found.line}", found.module)
     for number, program in programs(notebook, notebook.read_text(encoding="utf-8")):
-        if found := imports.missing(program, there, ours):
+        if found := imports.missing(imports.of_program(program), there, ours):
             raise _lacking(f"{notebook}: cell {number}, line {found.line}", found.module)
 
 

@@ -5,6 +5,7 @@ otherwise. Knows nothing of where the names of what is there come from.
 """
 
 import ast
+import functools
 import sys
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -25,39 +26,51 @@ class Import:
     line: int
 
 
-def missing(program: ast.Module, there: Collection[str], beside: Collection[str]) -> Import | None:
+@dataclass(frozen=True)
+class Imports:
+    """All imports of a program in order of lines, and the modules whose absence it handles."""
+
+    all: tuple[Import, ...]
+    handled: frozenset[str]
+
+
+def missing(imports: Imports, there: Collection[str], beside: Collection[str]) -> Import | None:
     """The first import of something that is nowhere, None if all are somewhere.
 
     `there` are names of modules and canonical names of distributions, `beside` names of
     modules in the program's folder. A module whose absence the program handles in one place
     may be absent: there it finds out, and it imports it elsewhere only if it was found.
     """
-    imports, handled = _imports(program)
-    for found in imports:
+    for found in imports.all:
         name = found.module
-        if name in handled or name in sys.stdlib_module_names or name in beside:
+        if name in imports.handled or name in sys.stdlib_module_names or name in beside:
             continue
         if name not in there and canonicalize_name(_DISTRIBUTIONS.get(name, name)) not in there:
             return found
     return None
 
 
-def _imports(tree: ast.Module) -> tuple[list[Import], set[str]]:
-    """All imports in order of lines, and the names of those whose failure is caught."""
-    guarded = {
-        id(inside)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Try) and any(map(_catches, node.handlers))
-        for statement in node.body
-        for inside in ast.walk(statement)
-    }
-    imports, handled = [], set()
-    for node in ast.walk(tree):
+@functools.lru_cache(maxsize=1024)  # a package's files; whoever vendors again has the same
+def of_text(program: str) -> Imports:
+    """What a program imports. Raises SyntaxError for what is none."""
+    return of_program(ast.parse(program))
+
+
+def of_program(program: ast.Module) -> Imports:
+    """Goes through statements alone: no expression imports."""
+    found, handled = [], set()
+    pending: list[tuple[ast.AST, bool]] = [(program, False)]
+    while pending:
+        node, guarded = pending.pop()
         for name in _names(node):
-            imports.append(Import(name, node.lineno))
-            if id(node) in guarded:
+            found.append(Import(name, node.lineno))
+            if guarded:
                 handled.add(name)
-    return sorted(imports, key=lambda found: found.line), handled
+        tries = isinstance(node, ast.Try) and any(map(_catches, node.handlers))
+        for field in ("body", "handlers", "orelse", "finalbody", "cases"):
+            inside = guarded or (tries and field == "body")
+            pending += [(child, inside) for child in getattr(node, field, ())]
+    return Imports(tuple(sorted(found, key=lambda each: each.line)), frozenset(handled))
 
 
 def _names(node: ast.AST) -> list[str]:
