@@ -17,6 +17,8 @@ from helpers.paths import ROOT
 from mathllm.competition.bundle import contents
 from standin import KaggleStandIn, Push, Run
 
+pytestmark = pytest.mark.slow
+
 PLAY = """\
 import sys
 import nbformat

@@ -456,6 +456,7 @@ def test_a_folder_with_other_things_is_left_alone(desk: Desk) -> None:
 # ---------------------------------------------------------------- as a person types
 
 
+@pytest.mark.slow
 def test_the_commands_and_their_exit_statuses(desk: Desk) -> None:
     environment = desk.standin.environment(desk.folder / "home")
     record = ("--record", str(desk.folder / "submissions.jsonl"))
@@ -469,6 +470,7 @@ def test_the_commands_and_their_exit_statuses(desk: Desk) -> None:
     assert delivering.run(desk.folder, environment, "push", "--again").returncode == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "status", "words"),
     [
@@ -492,6 +494,7 @@ def test_bad_input_is_one_clear_line(
     assert delivering.run(desk.folder, environment, "push").returncode == 0
 
 
+@pytest.mark.slow
 def test_two_pushes_at_once_make_one_version(desk: Desk) -> None:
     environment = desk.standin.environment(desk.folder / "home")
     desk.standin.settings.dataset_seconds = 1.5
@@ -518,6 +521,7 @@ def slow_run(push: Push) -> Run:
     return run
 
 
+@pytest.mark.slow
 def test_killed_twenty_times_nothing_is_sent_twice(desk: Desk) -> None:
     """SIGKILL at random moments, from the first upload to the end of the run."""
     bytes_ = random.Random(2).randbytes

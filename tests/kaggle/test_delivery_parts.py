@@ -252,6 +252,7 @@ def _hold(folder: Path, held: "multiprocessing.Event", release: "multiprocessing
         release.wait(30)
 
 
+@pytest.mark.slow
 def test_a_second_command_waits_and_says_for_whom(tmp_path: Path) -> None:
     spawn = multiprocessing.get_context("spawn")
     held, release = spawn.Event(), spawn.Event()
@@ -269,6 +270,7 @@ def test_a_second_command_waits_and_says_for_whom(tmp_path: Path) -> None:
     other.join(30)
 
 
+@pytest.mark.slow
 def test_a_killed_command_does_not_keep_others_out(tmp_path: Path) -> None:
     spawn = multiprocessing.get_context("spawn")
     held, never = spawn.Event(), spawn.Event()

@@ -10,6 +10,8 @@ from helpers import delivering
 from mathllm.competition.bundle import manifest
 from standin import KaggleStandIn
 
+pytestmark = pytest.mark.slow
+
 
 def vendor(folder: Path, environment: dict[str, str], *arguments: str) -> str:
     command = delivering.command(folder, "vendor")

@@ -150,6 +150,7 @@ def build_py(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_a_rehearsal_ends_with_table_score_and_paths(build, problems, tmp_path):
     runs = tmp_path / "runs"
     result = build_py("--build", build, "--problems", problems, "--runs-dir", runs, "--seed", 3)
@@ -198,6 +199,7 @@ def own_processes(word: str) -> list[psutil.Process]:
     return [child for child in children if any(word in part for part in child.cmdline())]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("isolation", ["guard"], indirect=True)
 def test_a_rerun_works_without_a_namespace(play):
     run = PlayedRun(1, "rerun 1", play.folders.working("rerun-1"))
@@ -207,6 +209,7 @@ def test_a_rerun_works_without_a_namespace(play):
     assert not own_processes("ipykernel") + own_processes("papermill")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("victim", "words"),
     [("ipykernel", "the gateway ended.*gone"), ("gateway", r"the gateway ended \(signal 9\)")],
@@ -243,6 +246,7 @@ def own_build(tmp_path: Path, build: Path) -> Path:
     return copy
 
 
+@pytest.mark.slow
 def test_a_failed_run_ends_the_rehearsal_with_status_1_and_its_log(own_build, problems, tmp_path):
     notebook = own_build / manifest.KERNEL / manifest.NOTEBOOK
     broken = nbformat.read(notebook, as_version=4)
@@ -258,6 +262,7 @@ def test_a_failed_run_ends_the_rehearsal_with_status_1_and_its_log(own_build, pr
     assert (runs / "commit-run" / "kernel.log").is_file()
 
 
+@pytest.mark.slow
 def test_a_changed_bundle_is_refused_with_status_2(own_build, problems, tmp_path):
     (own_build / manifest.SOURCE / "mathllm" / "__init__.py").write_text("", encoding="utf-8")
     runs = tmp_path / "runs"
@@ -269,6 +274,7 @@ def test_a_changed_bundle_is_refused_with_status_2(own_build, problems, tmp_path
     assert not runs.exists()
 
 
+@pytest.mark.slow
 def test_a_model_in_place_of_the_backbone_is_mounted_from_a_folder(build, problems, tmp_path):
     weights = write_weights(tmp_path / "weights")
     model = "qwen-lm/qwen2.5-math/Transformers/1.5b-instruct/1"
@@ -293,6 +299,7 @@ def test_a_model_in_place_of_the_backbone_is_mounted_from_a_folder(build, proble
     assert rehearse(replace(order, backbone=weights / "backbone"), say=lambda _: None)
 
 
+@pytest.mark.slow
 def test_the_competitions_files_are_on_the_stage_but_for_its_problems(build, problems, tmp_path):
     competition = tmp_path / "competition"
     (competition / CURRENT.package).mkdir(parents=True)
@@ -307,6 +314,7 @@ def test_the_competitions_files_are_on_the_stage_but_for_its_problems(build, pro
         rehearse(order, say=lambda _: None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ["", "id,answer\na,1\n", "id,problem\n", "id,problem\na,x\na,y\n"])
 def test_a_file_of_problems_that_is_none_is_refused_with_status_2(build, tmp_path, text):
     path = tmp_path / "mine.csv"
@@ -319,6 +327,7 @@ def test_a_file_of_problems_that_is_none_is_refused_with_status_2(build, tmp_pat
     assert not runs.exists()
 
 
+@pytest.mark.slow
 def test_a_package_from_elsewhere_fails_the_run(play):
     run = PlayedRun(0, "commit run", play.folders.working("commit-run"), package=str(WORKING_TREE))
     with pytest.raises(session.RunError, match="not from what was vendored"):
@@ -376,6 +385,7 @@ def test_the_public_test_file_has_known_answers():
     assert truth.keys() == set(problems["id"])
 
 
+@pytest.mark.slow
 def test_a_rehearsal_that_cannot_have_its_mode_leaves_nothing_behind(
     build, problems, tmp_path, monkeypatch
 ):
@@ -388,6 +398,7 @@ def test_a_rehearsal_that_cannot_have_its_mode_leaves_nothing_behind(
     assert not list(tmp_path.glob("mathllm-rehearsal-*"))
 
 
+@pytest.mark.slow
 def test_injected_faults_cost_no_more_than_the_problem_they_strike(build, problems, tmp_path):
     runs = tmp_path / "runs"
     result = build_py(
@@ -407,6 +418,7 @@ def test_injected_faults_cost_no_more_than_the_problem_they_strike(build, proble
     assert "the plain backbone answers" in journal
 
 
+@pytest.mark.slow
 def test_an_unknown_fault_is_refused_with_status_2(build, problems):
     result = build_py("--build", build, "--problems", problems, "--faults", "flood")
     assert result.returncode == 2

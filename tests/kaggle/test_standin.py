@@ -80,6 +80,7 @@ def status_of(ask: Callable[[], Any]) -> int:
 # ------------------------------------------------------------------ the command line
 
 
+@pytest.mark.slow
 def test_the_command_line_from_a_folder_to_a_score(tmp_path: Path) -> None:
     with KaggleStandIn(pace=0.0, dataset_polls=0) as kaggle:
         environment = kaggle.environment(tmp_path / "home")
@@ -118,6 +119,7 @@ def test_the_command_line_from_a_folder_to_a_score(tmp_path: Path) -> None:
     assert not [name for name, _ in kaggle.calls if name in ("CONNECT", "GET", "POST")]
 
 
+@pytest.mark.slow
 def test_a_killed_upload_goes_on_where_it_was(tmp_path: Path) -> None:
     size = 8 << 20
     source = folder(tmp_path / "d", {"a.bin": b"a", "big.bin": os.urandom(size)})
@@ -141,6 +143,7 @@ def test_a_killed_upload_goes_on_where_it_was(tmp_path: Path) -> None:
     assert contents["big.bin"] == (tmp_path / "d/big.bin").read_bytes()
 
 
+@pytest.mark.slow
 def test_as_a_program_it_says_how_to_get_here() -> None:
     command = [sys.executable, "-m", "standin", "--port", "0"]
     with subprocess.Popen(command, cwd=ROOT / "tests", stdout=subprocess.PIPE, text=True) as served:

@@ -124,6 +124,7 @@ def test_an_explicit_formula_has_the_value_that_python_computes():
             assert found == expected or nested, latex
 
 
+@pytest.mark.slow
 @needs_math_verify
 @pytest.mark.parametrize("latex", ["10^{9}!", "9^{9^{9^{9}}}", r"\binom{10^{30}}{10^{20}}"])
 def test_a_formula_without_end_costs_its_limit_and_no_more(latex):
@@ -133,6 +134,7 @@ def test_a_formula_without_end_costs_its_limit_and_no_more(latex):
     assert integer_of(r"\sqrt{16}", 60) == 4, "the next question is answered"
 
 
+@pytest.mark.slow
 @needs_math_verify
 def test_hostile_text_costs_its_limit_and_no_more():
     for latex in ("{" * 1900, r"\frac" * 380, "(" * 1900 + ")", r"\sqrt{" * 300 + "}" * 300):
@@ -142,6 +144,7 @@ def test_hostile_text_costs_its_limit_and_no_more():
         assert time.monotonic() - before < 2 + 2 * SLACK
 
 
+@pytest.mark.slow
 def test_a_worker_that_hangs_is_killed_and_replaced(tmp_path):
     hung = Worker(program(tmp_path, "time.sleep(1000)"))
     before = time.monotonic()
@@ -153,6 +156,7 @@ def test_a_worker_that_hangs_is_killed_and_replaced(tmp_path):
     hung.close()
 
 
+@pytest.mark.slow
 def test_a_worker_that_starts_slowly_is_waited_for_by_the_next_question(tmp_path):
     path = program(tmp_path, "channel.sendall(b'{\"value\": 7}\\n')")
     path.write_text("import time\ntime.sleep(1)\n" + path.read_text())
@@ -165,6 +169,7 @@ def test_a_worker_that_starts_slowly_is_waited_for_by_the_next_question(tmp_path
     slow.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("body", ["sys.exit(1)", "os.abort()", "channel.sendall(b'nonsense\\n')"])
 def test_a_worker_that_dies_at_each_question_gives_none_and_does_not_loop(tmp_path, body):
     dying = Worker(program(tmp_path, body))
@@ -175,6 +180,7 @@ def test_a_worker_that_dies_at_each_question_gives_none_and_does_not_loop(tmp_pa
     dying.close()
 
 
+@pytest.mark.slow
 @needs_math_verify
 def test_a_dead_worker_is_replaced_within_the_question(worker):
     old = worker.pid
@@ -183,6 +189,7 @@ def test_a_dead_worker_is_replaced_within_the_question(worker):
     assert worker.pid != old
 
 
+@pytest.mark.slow
 @needs_math_verify
 def test_memory_is_limited_and_a_worker_that_runs_out_is_replaced(tmp_path):
     greedy = tmp_path / "greedy.py"
@@ -199,6 +206,7 @@ def test_memory_is_limited_and_a_worker_that_runs_out_is_replaced(tmp_path):
     worker.close()
 
 
+@pytest.mark.slow
 def test_too_little_memory_to_start_gives_none():
     starved = Worker(memory=20 << 20)
     before = time.monotonic()
@@ -207,6 +215,7 @@ def test_too_little_memory_to_start_gives_none():
     starved.close()
 
 
+@pytest.mark.slow
 @needs_math_verify
 def test_threads_get_their_own_answers_and_limits():
     found: dict[int, int | None] = {}
@@ -221,6 +230,7 @@ def test_threads_get_their_own_answers_and_limits():
     assert found == {n: n for n in range(24)}
 
 
+@pytest.mark.slow
 @needs_math_verify
 def test_waiting_for_another_threads_question_counts():
     thread = threading.Thread(target=integer_of, args=("10^{9}!", 2.0))
@@ -233,6 +243,7 @@ def test_waiting_for_another_threads_question_counts():
     assert integer_of(r"\sqrt{16}", 60) == 4
 
 
+@pytest.mark.slow
 @needs_math_verify
 def test_an_interrupted_question_leaves_no_reply_for_the_next(worker, monkeypatch):
     def interrupted(deadline):  # noqa: ARG001
@@ -245,6 +256,7 @@ def test_an_interrupted_question_leaves_no_reply_for_the_next(worker, monkeypatc
     assert worker.ask({"what": "integer", "latex": "6"}, 60) == "6"
 
 
+@pytest.mark.slow
 @needs_math_verify
 def test_a_forked_child_has_a_worker_of_its_own():
     child = os.fork()
@@ -256,6 +268,7 @@ def test_a_forked_child_has_a_worker_of_its_own():
     assert os.waitpid(child, 0)[1] == 0
 
 
+@pytest.mark.slow
 @needs_math_verify
 def test_the_worker_ends_with_its_asker_even_amid_a_question():
     """The asker is killed while a formula without end is computed."""
@@ -286,6 +299,7 @@ def _alive(pid):
     return state != "Z"
 
 
+@pytest.mark.slow
 def test_neither_sympy_nor_a_worker_is_loaded_before_it_is_needed():
     code = (
         "import sys\n"
@@ -305,6 +319,7 @@ def _not_installed(monkeypatch):
     monkeypatch.setattr(sympy_process, "_worker", Worker(PROGRAM.with_name("absent.py")))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_not_installed")
 def test_without_math_verify_text_and_fractions_are_compared():
     assert not sympy_process.available()
@@ -319,6 +334,7 @@ def test_without_math_verify_text_and_fractions_are_compared():
     assert sympy_process._worker.pid is None, "nothing was started"
 
 
+@pytest.mark.slow
 def test_a_math_verify_that_does_not_load_counts_as_not_installed(tmp_path, monkeypatch):
     path = tmp_path / "program.py"
     path.write_text("import socket\nsocket.socket(fileno=0).sendall(b'{\"ready\": false}\\n')\n")

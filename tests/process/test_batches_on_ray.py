@@ -12,6 +12,8 @@ from mathllm.batches import on_ray
 from mathllm.batches.workdir import BatchFolder
 from mathllm.errors import BatchError
 
+pytestmark = pytest.mark.slow
+
 
 def test_ray_gives_what_local_processes_give(tmp_path):
     """Also where runs fail; what they left comes back to the batch's folder."""

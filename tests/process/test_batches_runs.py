@@ -6,9 +6,12 @@ import time
 from collections import Counter
 
 import polars as pl
+import pytest
 
 from helpers import batching
 from helpers.paths import ROOT
+
+pytestmark = pytest.mark.slow
 
 
 def wait_for(what, seconds: float = 90.0) -> None:

@@ -163,6 +163,7 @@ def test_a_description_cannot_be_changed_unnoticed(tmp_path):
         open_tokens(folder)
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_it_leaves_nothing_that_could_be_read(tmp_path):
     began = time.perf_counter()
     expected = contents(prepare_rows(tmp_path / "alone", 1500, tmp_path / "begun").folder)
@@ -190,6 +191,7 @@ def test_killed_at_any_moment_it_leaves_nothing_that_could_be_read(tmp_path):
     assert contents(whole) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damaged", [False, True])
 def test_two_at_once_end_with_one_whole_set(tmp_path, damaged):
     if damaged:

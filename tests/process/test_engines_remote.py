@@ -74,6 +74,7 @@ def engine(url: str, tokenizer, model: str = "tiny") -> RemoteEngine:
     return RemoteEngine(url, model, tokenizer, max_positions=1024)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [0, 0.8])
 def test_it_says_what_the_decoder_behind_the_server_says(url, tokenizer, model, temperature):
     prompts = [prompt_ids(tokenizer, PROBLEM), prompt_ids(tokenizer, "Compute $12-5$.")]
@@ -97,6 +98,7 @@ def test_it_says_what_the_decoder_behind_the_server_says(url, tokenizer, model, 
     assert len(passes) > 4  # it streams
 
 
+@pytest.mark.slow
 def test_a_server_that_sends_no_ids_is_tokenised_again(url, tokenizer, monkeypatch):
     remote = engine(url, tokenizer)
     body = RemoteEngine._body
@@ -106,6 +108,7 @@ def test_a_server_that_sends_no_ids_is_tokenised_again(url, tokenizer, monkeypat
     assert "42" in tokenizer.decode(sample.tokens)
 
 
+@pytest.mark.slow
 def test_deadline_and_cancel_flag_end_a_stream(url, tokenizer):
     cancel = Event()
     config = SamplingConfig(max_new_tokens=200, temperature=1.0, cancel=cancel)
@@ -118,6 +121,7 @@ def test_deadline_and_cancel_flag_end_a_stream(url, tokenizer):
     assert (late.tokens, late.finish_reason) == ([], "deadline")
 
 
+@pytest.mark.slow
 def test_a_refused_request_is_an_engine_error(url, tokenizer):
     with pytest.raises(EngineError, match=r"404.*no model other"):
         engine(url, tokenizer, "other").generate([[1, 2]], SamplingConfig(max_new_tokens=4))
@@ -130,6 +134,7 @@ def test_no_server_is_an_engine_error(tokenizer):
         wait_until_ready("http://127.0.0.1:9/v1", 0)
 
 
+@pytest.mark.slow
 def test_a_server_that_dies_costs_what_it_had_not_sent(dying, tokenizer):
     remote = engine(dying, tokenizer)
     config = SamplingConfig(n=3, max_new_tokens=100, temperature=1.0)
@@ -142,6 +147,7 @@ def test_a_server_that_dies_costs_what_it_had_not_sent(dying, tokenizer):
         remote.generate([[5, 6, 7]], config)
 
 
+@pytest.mark.slow
 def test_the_solver_goes_on_with_the_spare_engine_when_the_server_dies(dying, tokenizer, model):
     solver = Solver(
         engine(dying, tokenizer),
@@ -155,6 +161,7 @@ def test_the_solver_goes_on_with_the_spare_engine_when_the_server_dies(dying, to
     assert any("BackboneDecoder" in fault for fault in solutions[-1].faults)
 
 
+@pytest.mark.slow
 def test_the_solver_answers_through_the_endpoint(url, tokenizer):
     solver = Solver(engine(url, tokenizer), tokenizer, SolverSettings(max_new_tokens=60))
     solution = solver.solve("p", PROBLEM)
@@ -162,6 +169,7 @@ def test_the_solver_answers_through_the_endpoint(url, tokenizer):
     assert solution.faults == []
 
 
+@pytest.mark.slow
 def test_the_solver_starts_a_server_and_ends_it(tmp_path, tokenizer):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -180,6 +188,7 @@ def test_the_solver_starts_a_server_and_ends_it(tmp_path, tokenizer):
         engine(url, tokenizer).generate([[5, 6]], SamplingConfig(max_new_tokens=3))
 
 
+@pytest.mark.slow
 def test_a_server_that_does_not_start_is_said_with_its_last_line(tmp_path):
     failing = f"{sys.executable} -c \"raise SystemExit('no such model')\""
     with pytest.raises(EngineError, match=r"status 1 .*no such model"):
@@ -188,6 +197,7 @@ def test_a_server_that_does_not_start_is_said_with_its_last_line(tmp_path):
         Server("no-such-program", "http://127.0.0.1:9/v1", tmp_path / "log")
 
 
+@pytest.mark.slow
 def test_without_its_endpoint_a_rerun_has_the_trm_and_a_commit_run_an_error(monkeypatch):
     monkeypatch.setattr(loading, "ENDPOINT_SECONDS", 0.0)
     settings = EngineSettings(endpoint="http://127.0.0.1:9/v1", endpoint_model="tiny")

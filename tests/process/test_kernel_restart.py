@@ -62,6 +62,7 @@ def start_kernel(folder: Path, weights: Path) -> tuple[subprocess.Popen, int]:
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_a_kernel_that_is_killed_and_started_again_goes_on(tmp_path):
     weights = ROOT / "assets" / "tiny"
     asked = {"a": "Compute $12+5$.", "b": "What is $7-3$?", "c": "Compute $6+6$."}

@@ -11,6 +11,8 @@ from helpers.paths import ROOT
 from mathllm.errors import ParameterError
 from mathllm.notebooks import export_html, run_notebook
 
+pytestmark = pytest.mark.slow
+
 
 def printed(notebook: Path) -> str:
     """What the executed notebook's cells wrote to standard output."""

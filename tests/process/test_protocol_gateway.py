@@ -235,6 +235,7 @@ def test_a_server_without_the_endpoint_is_named_so() -> None:
     assert caught.value.kind is ErrorKind.SERVER_MISSING_ENDPOINT
 
 
+@pytest.mark.slow
 def test_a_reply_that_does_not_come_in_time_is_named_so() -> None:
     release = threading.Event()
     with serving(lambda: release.wait(30)) as server:
@@ -247,6 +248,7 @@ def test_a_reply_that_does_not_come_in_time_is_named_so() -> None:
     assert caught.value.kind is ErrorKind.GRPC_DEADLINE_EXCEEDED
 
 
+@pytest.mark.slow
 def test_a_server_that_never_listens_is_named_so(problems: Path) -> None:
     client = Client(ports=free_ports(2), startup_seconds=0.3)
     with pytest.raises(GatewayError, match="no server listened") as caught:
@@ -404,6 +406,7 @@ def test_a_reply_of_many_megabytes_passes() -> None:
         assert len(client.send("predict", "x" * 6_000_000)) == 12_000_000
 
 
+@pytest.mark.slow
 def test_a_client_that_pings_during_a_long_prediction_is_not_cut_off() -> None:
     """The package's clients ping every minute; here every second, for a shorter test."""
     with serving(lambda: time.sleep(5) or "done") as server:

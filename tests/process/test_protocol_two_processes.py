@@ -125,18 +125,21 @@ def test_a_whole_run_ends_both_cleanly(pair: Pair) -> None:
     assert (status, out.splitlines()[-1], err) == (0, "the gateway is done", [])
 
 
+@pytest.mark.slow
 def test_a_gateway_waits_for_a_kernel_that_comes_later(pair: Pair) -> None:
     gateway = pair.gateway()
     pair.kernel()
     assert ended(gateway)[0] == 0
 
 
+@pytest.mark.slow
 def test_sigterm_ends_a_waiting_kernel_cleanly(pair: Pair) -> None:
     kernel = pair.kernel()
     kernel.send_signal(signal.SIGTERM)
     assert ended(kernel) == (0, "ended by SIGTERM\n", [])
 
 
+@pytest.mark.slow
 def test_sigterm_ends_a_kernel_that_lingers_after_its_gateway(pair: Pair) -> None:
     pair.linger = 1000
     kernel, gateway = pair.kernel(), pair.gateway()
@@ -146,6 +149,7 @@ def test_sigterm_ends_a_kernel_that_lingers_after_its_gateway(pair: Pair) -> Non
     assert (status, out.splitlines()[-1], err) == (0, "ended by SIGTERM", [])
 
 
+@pytest.mark.slow
 def test_sigterm_ends_a_kernel_in_the_middle_of_a_prediction(pair: Pair) -> None:
     pair.slow = "b"
     kernel, gateway = pair.kernel(), pair.gateway()
@@ -170,6 +174,7 @@ def said_that_the_kernel_is_gone(pair: Pair, gateway: subprocess.Popen[str]) -> 
     assert not (pair.folder / "submission.parquet").exists()
 
 
+@pytest.mark.slow
 def test_when_the_kernel_is_killed_during_a_prediction_the_gateway_ends_and_says_so(
     pair: Pair,
 ) -> None:
@@ -180,6 +185,7 @@ def test_when_the_kernel_is_killed_during_a_prediction_the_gateway_ends_and_says
     said_that_the_kernel_is_gone(pair, gateway)
 
 
+@pytest.mark.slow
 def test_when_the_kernel_is_killed_between_calls_the_gateway_ends_and_says_so(pair: Pair) -> None:
     kernel = pair.kernel()
     # After each answer the gateway waits for a line, so that it is between two calls.
@@ -200,6 +206,7 @@ def test_when_the_kernel_is_killed_between_calls_the_gateway_ends_and_says_so(pa
     said_that_the_kernel_is_gone(pair, gateway)
 
 
+@pytest.mark.slow
 def test_when_the_gateway_is_killed_between_calls_the_kernel_ends_and_says_so(pair: Pair) -> None:
     kernel = pair.kernel()
     code = (
@@ -221,6 +228,7 @@ def test_when_the_gateway_is_killed_between_calls_the_kernel_ends_and_says_so(pa
     ]
 
 
+@pytest.mark.slow
 def test_when_the_gateway_is_killed_during_a_prediction_the_kernel_ends_and_says_so(
     pair: Pair,
 ) -> None:
@@ -234,6 +242,7 @@ def test_when_the_gateway_is_killed_during_a_prediction_the_kernel_ends_and_says
     assert err[1:] == ["a prediction was still running and was abandoned"]
 
 
+@pytest.mark.slow
 def test_a_watched_process_that_ends_before_it_calls_ends_the_kernel(pair: Pair) -> None:
     child = pair.start(["-c", "input()"])
     code = (

@@ -139,6 +139,7 @@ def test_long_output_keeps_its_head_and_its_tail(talk: SandboxSession) -> None:
     assert talk.run("'c' * 30").output == repr("c" * 30)
 
 
+@pytest.mark.slow
 def test_sessions_run_side_by_side(pool: SandboxPool) -> None:
     both = Barrier(2, timeout=PATIENCE)
 
@@ -152,6 +153,7 @@ def test_sessions_run_side_by_side(pool: SandboxPool) -> None:
         assert list(threads.map(work, range(4))) == ["0", "1", "4", "9"]
 
 
+@pytest.mark.slow
 def test_a_hang_is_interrupted_and_variables_stay(session: SandboxSession) -> None:
     session.run("n = 5")
     result = session.run("import time\nprint('before')\nwhile True: time.sleep(0.01)")
@@ -162,6 +164,7 @@ def test_a_hang_is_interrupted_and_variables_stay(session: SandboxSession) -> No
     assert session.run("n").output == "5"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("code", "fault"),
     [
@@ -187,6 +190,7 @@ def test_a_kernel_that_is_lost_is_replaced(pool: SandboxPool, code: str, fault: 
         assert other.run("n").output == "6"
 
 
+@pytest.mark.slow
 def test_cpu_time_of_a_session_is_limited() -> None:
     settings = SandboxSettings(size=1, spares=0, seconds=PATIENCE, cpu_seconds=5)
     with SandboxPool(settings) as pool, pool.session() as session:
@@ -194,6 +198,7 @@ def test_cpu_time_of_a_session_is_limited() -> None:
     assert result.fault == "the kernel died: 5 s of CPU time are spent"
 
 
+@pytest.mark.slow
 def test_nothing_is_left_of_a_pool(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", tempfile.mkdtemp(dir="/tmp"))
     folder = Path(tempfile.gettempdir())
@@ -215,6 +220,7 @@ def test_nothing_is_left_of_a_pool(monkeypatch: pytest.MonkeyPatch) -> None:
         pass
 
 
+@pytest.mark.slow
 def test_kernels_end_with_a_parent_that_is_killed() -> None:
     script = """
 from mathllm.sandbox import SandboxPool, SandboxSettings

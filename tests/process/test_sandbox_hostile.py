@@ -15,6 +15,8 @@ import pytest
 
 from mathllm.sandbox import SandboxPool, SandboxSession, SandboxSettings
 
+pytestmark = pytest.mark.slow
+
 SECRET = "0f1e2d-planted"
 SECONDS = 2.0
 MEMORY = 768 << 20

@@ -23,6 +23,8 @@ from mathllm.training import state
 from mathllm.training.config import Saving, TrainConfig
 from mathllm.training.launch import TrainingRun, launch, read_run, run_training, write_run
 
+pytestmark = pytest.mark.slow
+
 TINY = ROOT / "assets" / "tiny"
 CONFIG = TrainConfig(batch=500, epochs=1, lr=1e-3, warmup_steps=2)
 

@@ -37,6 +37,7 @@ def losses(output: Path) -> list[float]:
     return [row["loss"] for row in metrics(output)]
 
 
+@pytest.mark.slow
 def test_killed_twenty_times_it_ends_with_the_same_weights_bit_for_bit(tmp_path, left_alone):
     server = multiprocessing.get_context("forkserver")
     server.set_forkserver_preload(["helpers.killed_training"])  # imported once, not twenty times

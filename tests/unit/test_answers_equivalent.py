@@ -178,6 +178,7 @@ def test_a_text_is_graded_by_its_box_or_closing_integer(text, truth, right):
     assert grade(text, truth, SECONDS) is right
 
 
+@pytest.mark.slow
 @needs_math_verify
 def test_time_that_runs_out_is_no_equivalence():
     sympy_process.integer_of("1", 60)
@@ -250,6 +251,7 @@ def test_every_real_box_is_found_and_is_equivalent_to_itself(solutions):
         assert grade(solution, content), content
 
 
+@pytest.mark.slow
 @needs_math_verify
 @pytest.mark.data
 def test_real_boxes_give_an_integer_exactly_where_they_are_one_in_range(solutions):

@@ -20,7 +20,9 @@ def prompts_of(draw: random.Random, model, count: int, longest: int = 20) -> lis
     return [[draw.randrange(vocabulary) for _ in range(length)] for length in lengths]
 
 
-@pytest.mark.parametrize("case", range(10))
+@pytest.mark.parametrize(
+    "case", [0, *(pytest.param(case, marks=pytest.mark.slow) for case in range(1, 10))]
+)
 def test_greedy_tokens_equal_the_uncached_ones(case, monkeypatch):
     """20 cases each, 200 in all: shapes, recursions, prompts, batches, drafts, early ends."""
     draw = random.Random(case)

@@ -48,6 +48,7 @@ def generate(decoder: Decoder, prompts, config):
     return Decoder.generate.__wrapped__(decoder, prompts, config)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", range(2))
 def test_replayed_passes_give_the_same_tokens(case, recorded, monkeypatch):
     draw = random.Random(case)
@@ -70,6 +71,7 @@ def test_replayed_passes_give_the_same_tokens(case, recorded, monkeypatch):
     assert rows <= {1, 2, 4, 6}  # powers of two, or all
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", range(2))
 def test_replayed_passes_halt_as_the_definition_says(case, recorded, monkeypatch):
     draw = random.Random(case)

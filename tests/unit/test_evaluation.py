@@ -382,6 +382,8 @@ def test_an_endpoint_that_is_not_there_is_said(monkeypatch):
         open_engines(["endpoint"], TINY, None, endpoint=url, endpoint_model="tiny")
 
 
+@pytest.mark.process
+@pytest.mark.slow
 def test_an_endpoint_says_what_its_decoder_says(tmp_path):
     """The embedded default behind a real server on loopback, greedy."""
     tokenizer = load_tokenizer(TINY / "backbone")

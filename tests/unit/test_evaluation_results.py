@@ -62,6 +62,8 @@ def test_a_row_for_each_sample_and_what_it_was_made_with(written, problems):
     assert HEADER in pl.read_parquet_metadata(written)  # any reader of parquet shows it
 
 
+@pytest.mark.process
+@pytest.mark.slow
 def test_a_killed_evaluation_goes_on_with_the_same_rows(tmp_path):
     """SIGKILL in the second batch and again later, against one that was never killed."""
     whole = killed_evaluation.run(tmp_path / "whole").rows

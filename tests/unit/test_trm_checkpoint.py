@@ -70,6 +70,8 @@ while True:
 """
 
 
+@pytest.mark.process
+@pytest.mark.slow
 def test_a_killed_save_never_leaves_a_half_checkpoint(tmp_path):
     command = [sys.executable, "-c", SAVE_FOR_EVER, str(tmp_path), str(TESTS)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
