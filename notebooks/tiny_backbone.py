@@ -28,11 +28,12 @@ import os
 import sys
 from pathlib import Path
 
-# A clone has the package in src/; on Kaggle it comes in a dataset.
-here = [p / "src" for p in [Path.cwd(), *Path.cwd().parents]]
-inputs = Path(os.environ.get("MATHLLM_INPUT_ROOT", "/kaggle/input"))
-found = [*here, *inputs.glob("*"), *inputs.glob("datasets/*/*")]
-sys.path.insert(0, next(str(p) for p in found if (p / "mathllm" / "__init__.py").is_file()))
+# On Kaggle the package comes in a dataset; a clone has it in src/.
+inputs = Path(os.environ.get("MATHLLM_INPUT_ROOT") or "/kaggle/input")
+places = ["*", "*/*", "datasets/*/*", "datasets/*/*/*"]
+found = [p for place in places for p in inputs.glob(f"{place}/mathllm/__init__.py")]
+found += [p / "src/mathllm/__init__.py" for p in [Path.cwd(), *Path.cwd().parents]]
+sys.path.insert(0, next(str(p.parents[1]) for p in found if p.is_file()))
 # %matplotlib inline
 
 # %% tags=["parameters"]

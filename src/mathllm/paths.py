@@ -23,6 +23,21 @@ WEIGHTS_SLUG, WHEELS_SLUG = "mathllm-weights", "mathllm-wheels"
 
 Kind = Literal["competitions", "datasets", "models", "notebooks"]
 
+# The first cell of every notebook, to the letter: it finds this package, so it cannot ask it.
+# A zip that was uploaded on Kaggle's page may be unpacked into a folder of the zip's name.
+BOOTSTRAP = """\
+import os
+import sys
+from pathlib import Path
+
+# On Kaggle the package comes in a dataset; a clone has it in src/.
+inputs = Path(os.environ.get("MATHLLM_INPUT_ROOT") or "/kaggle/input")
+places = ["*", "*/*", "datasets/*/*", "datasets/*/*/*"]
+found = [p for place in places for p in inputs.glob(f"{place}/mathllm/__init__.py")]
+found += [p / "src/mathllm/__init__.py" for p in [Path.cwd(), *Path.cwd().parents]]
+sys.path.insert(0, next(str(p.parents[1]) for p in found if p.is_file()))
+"""
+
 
 def input_root() -> Path:
     """The folder of all inputs: $MATHLLM_INPUT_ROOT if set and not empty, else Kaggle's."""
@@ -46,6 +61,26 @@ def on_kaggle() -> bool:
     return not os.environ.get(INPUT_ROOT_VARIABLE) and KAGGLE_INPUT.is_dir()
 
 
+def mount(root: Path, kind: Kind, identifier: str) -> Path:
+    """Where an input stands in the newer layout; `identifier` is OWNER/SLUG, or SLUG for a
+    competition."""
+    return root / kind / identifier
+
+
+def datasets(root: Path, inside: bool = False) -> list[Path]:
+    """Whatever may be a dataset under an input root, in either layout, whoever owns it.
+
+    `inside`: then what lies in these, files too.
+    """
+    found = sorted([*root.glob("*"), *root.glob("datasets/*/*")])
+    return found + (sorted([*root.glob("*/*"), *root.glob("datasets/*/*/*")]) if inside else [])
+
+
+def competitions(root: Path) -> list[Path]:
+    """Whatever may be a competition under an input root, in either layout."""
+    return sorted([*root.glob("competitions/*"), *root.glob("*")])
+
+
 def find_input(kind: Kind, slug: str, owner: str | None = None) -> Path | None:
     """The folder of an input, in the newer layout or else in the older; None without one.
 
@@ -55,9 +90,9 @@ def find_input(kind: Kind, slug: str, owner: str | None = None) -> Path | None:
     """
     root = input_root()
     if kind == "competitions":
-        newer = [root / kind / slug]
+        newer = [mount(root, kind, slug)]
     elif owner is not None:
-        newer = [root / kind / owner / slug]
+        newer = [mount(root, kind, f"{owner}/{slug}")]
     else:
         newer = sorted((root / kind).glob(f"*/{slug}"))
     found = [folder for folder in newer if folder.is_dir()]
@@ -90,7 +125,7 @@ def find_competition_file(name: str) -> Path:
     if folder is not None and (folder / name).is_file():
         return folder / name
     root = input_root()
-    tried = folder or f"{root / 'competitions' / CURRENT.slug} and {root / CURRENT.slug}"
+    tried = folder or f"{mount(root, 'competitions', CURRENT.slug)} and {root / CURRENT.slug}"
     raise ProblemFileError(
         f"{name} of {CURRENT.slug} not found in {tried}\n"
         f"attach the competition to the notebook, or set {INPUT_ROOT_VARIABLE}"
@@ -118,7 +153,7 @@ def locate(name: str) -> Path:
     places = [Path(name), clone / name]
     if "/" not in name and (dataset := find_dataset(name)) is not None:
         places.append(dataset)
-    places += sorted([*root.glob(f"*/{name}"), *root.glob(f"datasets/*/*/{name}")])
+    places += [folder / name for folder in datasets(root)]
     for place in places:
         if name and place.exists():
             return place

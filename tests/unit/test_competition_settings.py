@@ -1,9 +1,11 @@
 """What belongs to one competition, the score rule, and where Kaggle puts things."""
 
+import sys
 from pathlib import Path
 
 import pytest
 
+from helpers.paths import ROOT
 from mathllm import paths
 from mathllm.data import problems
 from mathllm.errors import ParameterError, ProblemFileError
@@ -122,3 +124,36 @@ def test_without_a_variable_the_inputs_are_kaggles(monkeypatch: pytest.MonkeyPat
         else:
             monkeypatch.setenv(paths.INPUT_ROOT_VARIABLE, value)
         assert paths.input_root() == Path("/kaggle/input")
+
+
+NOTEBOOKS = [ROOT / "kernel" / "submission.py", *sorted((ROOT / "notebooks").glob("*.py"))]
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_every_notebook_finds_the_package_by_the_same_cell(notebook: Path) -> None:
+    cells = notebook.read_text(encoding="utf-8").split("\n# %%")
+    assert [cell for cell in cells if cell.startswith(f"\n{paths.BOOTSTRAP}")] != []
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "mathllm-source",
+        "mathllm-source/mathllm-source",
+        "datasets/someone/mathllm-source",
+        "datasets/someone/mathllm-source/mathllm-source",
+    ],
+)
+def test_the_package_is_found_in_either_layout(
+    root: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    found = folder(root, "input", place)
+    (folder(found, "mathllm") / "__init__.py").touch()
+    clone = folder(root, "clone", "src")
+    (folder(clone, "mathllm") / "__init__.py").touch()
+    monkeypatch.chdir(folder(root, "clone", "notebooks"))
+    for inputs, expected in ((root / "input", found), (root / "absent", clone)):
+        monkeypatch.setenv(paths.INPUT_ROOT_VARIABLE, str(inputs))
+        monkeypatch.setattr(sys, "path", [])
+        exec(paths.BOOTSTRAP, {})
+        assert sys.path == [str(expected)]

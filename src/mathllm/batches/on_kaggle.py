@@ -27,18 +27,11 @@ from mathllm.delivery.client import Kaggle
 from mathllm.delivery.replies import COMPLETE, ENDED, Pushed
 from mathllm.delivery.runs import fetch_output
 from mathllm.errors import DeliveryError, TryAgainError
+from mathllm.paths import BOOTSTRAP
 from mathllm.settings import CURRENT
 
 ARCHIVE = "run.tar"  # among the output of a kernel
 SLACK_MINUTES = 20.0  # for the session's start, over a run's own limit
-_FIND = """\
-import os, sys
-from pathlib import Path
-
-inputs = Path(os.environ.get("MATHLLM_INPUT_ROOT", "/kaggle/input"))
-places = ("*", "*/*", "datasets/*/*", "datasets/*/*/*")
-found = [p for place in places for p in inputs.glob(place)]
-sys.path.insert(0, next(str(p) for p in found if (p / "mathllm" / "__init__.py").is_file()))"""
 _RUN = """\
 from mathllm.batches.remote_run import run_remote
 from mathllm.paths import working_dir
@@ -147,7 +140,7 @@ class OnKaggle:
 
     def _stage(self, folder: Path, names: dict[str, str], order: str, mark: str) -> None:
         cells = [
-            nbformat.v4.new_code_cell(f"# {mark}\n{_FIND}"),
+            nbformat.v4.new_code_cell(f"# {mark}\n{BOOTSTRAP}"),
             nbformat.v4.new_code_cell(f"order = {order!r}\nminutes = {self._minutes!r}"),
             nbformat.v4.new_code_cell(_RUN.format(archive=ARCHIVE)),
         ]

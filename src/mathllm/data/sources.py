@@ -12,6 +12,7 @@ from pathlib import Path
 
 import polars as pl
 
+from mathllm import paths
 from mathllm.data import conversions
 from mathllm.data.conversions import SCHEMA, Conversion
 from mathllm.errors import DataError
@@ -223,7 +224,7 @@ def _find(
         return _files(Path(path), split)
     tried = []
     for root in roots:
-        for folder in sorted([*root.glob("*"), *root.glob("datasets/*/*")]):
+        for folder in paths.datasets(root):
             if source in folder.name.lower() and folder.is_dir():
                 tried.append(str(folder))
                 if files := _in_folder(folder, split):

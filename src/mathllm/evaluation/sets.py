@@ -12,6 +12,7 @@ from pathlib import Path
 
 import polars as pl
 
+from mathllm import paths
 from mathllm.data.arithmetic import FAMILIES, generate
 from mathllm.data.problems import read_problems
 from mathllm.data.selection import GENERATED
@@ -33,7 +34,6 @@ MATH500, AIMO = "math500", "aimo"
 SETS = (GENERATED, *SOURCES, MATH500, AIMO, FILE)
 HELD_OUT = "held_out"
 REFERENCE = "reference.csv"  # the competition's public problems with answers
-_LAYOUTS = ("*", "*/*", "competitions/*", "datasets/*/*", "datasets/*/*/*")
 # Where each source's answer comes from, for whoever has none.
 _TRUTHS = {
     "gsm8k": "'answer' after ####",
@@ -172,12 +172,11 @@ def _math500(path: Path | str | None, roots: Sequence[Path]) -> tuple[Path | str
         named = Path(path).is_dir() and any(Path(path).rglob(f"{MATH500}*"))
         return path, MATH500 if named else "test"
     for root in roots:
-        for layout in _LAYOUTS:
-            for place in sorted(root.glob(layout)):
-                if place.is_file() and place.stem == MATH500:
-                    return place, MATH500
-                if place.is_dir() and MATH500 in place.name.lower().replace("-", ""):
-                    return place, "test"
+        for place in paths.datasets(root, inside=True):
+            if place.is_file() and place.stem == MATH500:
+                return place, MATH500
+            if place.is_dir() and MATH500 in place.name.lower().replace("-", ""):
+                return place, "test"
     return None, "test"
 
 
@@ -185,7 +184,11 @@ def _reference(path: Path | str | None, roots: Sequence[Path]) -> pl.LazyFrame:
     """The competition's problems with answers, in the data sources' columns."""
     places = [Path(path)] if path is not None else []
     if path is None:
-        places = [p for root in roots for layout in _LAYOUTS for p in sorted(root.glob(layout))]
+        places = [
+            place
+            for root in roots
+            for place in [*paths.competitions(root), *paths.datasets(root, inside=True)]
+        ]
     files = [place / REFERENCE if place.is_dir() else place for place in places]
     file = next((f for f in files if f.is_file() and (f.name == REFERENCE or path)), None)
     if file is None:

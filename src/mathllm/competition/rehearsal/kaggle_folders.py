@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from mathllm import paths
 from mathllm.competition.bundle import manifest
 from mathllm.competition.kernel.backbone import mount_point
 from mathllm.settings import CURRENT
@@ -31,15 +32,15 @@ class KaggleFolders:
 
     @property
     def test_file(self) -> Path:
-        return self.input_root / "competitions" / CURRENT.slug / "test.csv"
+        return paths.mount(self.input_root, "competitions", CURRENT.slug) / CURRENT.test_file
 
     def dataset(self, identifier: str) -> Path:
         """Where a dataset's files stand; `identifier` is owner/slug."""
-        return self.input_root / "datasets" / identifier
+        return paths.mount(self.input_root, "datasets", identifier)
 
     def model(self, handle: str) -> Path:
         """Where a model's files stand."""
-        return self.input_root / "models" / mount_point(handle)
+        return paths.mount(self.input_root, "models", mount_point(handle))
 
     def working(self, name: str) -> Path:
         """A new, empty working folder."""
@@ -97,9 +98,9 @@ def session_environment(
     return {
         **kept,
         "KAGGLE_KERNEL_RUN_TYPE": "Batch",
-        **({"KAGGLE_IS_COMPETITION_RERUN": "1"} if rerun else {}),
-        "MATHLLM_INPUT_ROOT": str(folders.input_root),
-        "MATHLLM_WORKING_DIR": str(working),
+        **({paths.RERUN_VARIABLE: "1"} if rerun else {}),
+        paths.INPUT_ROOT_VARIABLE: str(folders.input_root),
+        paths.WORKING_DIR_VARIABLE: str(working),
         # The input is read-only on Kaggle, so Python leaves no bytecode there.
         "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONUNBUFFERED": "1",
