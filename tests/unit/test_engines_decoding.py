@@ -101,6 +101,7 @@ def test_log_probability_and_entropy_are_the_models_own():
         torch.testing.assert_close(torch.tensor(sample.entropy), expected.entropy(), **close)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("drafts", [0, 3, 16])
 def test_a_sample_depends_on_neither_neighbours_nor_drafts(drafts, monkeypatch):
     """8 prompts of unequal length, left-padded in one batch, give each what it gets alone."""

@@ -76,6 +76,7 @@ def counted(model, prompt, max_drafts) -> torch.Tensor:
     return place.bincount(minlength=VOCABULARY**3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("drafts", [0, 1, 2])
 def test_sampled_text_has_the_recursions_distribution(small, drafts, monkeypatch):
     model, prompt, expected = small
@@ -83,6 +84,7 @@ def test_sampled_text_has_the_recursions_distribution(small, drafts, monkeypatch
     assert p_value(counted(model, prompt, drafts), expected) > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("broken", [always, from_p])
 def test_a_broken_acceptance_rule_is_seen(small, broken, monkeypatch):
     """The test above, which must fail here."""

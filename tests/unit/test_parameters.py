@@ -134,6 +134,7 @@ def run(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.process
 def test_run_executes_a_notebook_and_shows_it_as_a_page(tmp_path):
     notebook = write_notebook(
         tmp_path / "n.ipynb",
@@ -149,6 +150,7 @@ def test_run_executes_a_notebook_and_shows_it_as_a_page(tmp_path):
     assert 'src="http' not in output.with_suffix(".html").read_text(encoding="utf-8")
 
 
+@pytest.mark.process
 def test_run_shows_a_users_mistake_in_one_line(tmp_path):
     cells = ["from mathllm.errors import WeightsError\nraise WeightsError('no weights in x')"]
     notebook = write_notebook(tmp_path / "n.ipynb", "a: int = 1", *cells)
@@ -158,6 +160,7 @@ def test_run_shows_a_users_mistake_in_one_line(tmp_path):
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.process
 def test_run_keeps_the_traceback_of_another_fault(tmp_path):
     notebook = write_notebook(tmp_path / "n.ipynb", "a: int = 1", "1 / 0")
     result = run(notebook, "--output", tmp_path / "done.ipynb")

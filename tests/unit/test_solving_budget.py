@@ -298,6 +298,7 @@ def test_waves_draw_all_samples_while_there_is_time(n_samples, first, rate, usua
     assert waves >= (seconds > 0)
 
 
+@pytest.mark.process
 def test_simulated_runs_are_never_late_and_use_their_time(tmp_path):
     script = ROOT / "benchmarks" / "budget.py"
     out = tmp_path / "budget.json"

@@ -137,6 +137,7 @@ def peak_bytes(model: RecursiveLM, compute: Compute, batch: int) -> int:
 WIDE = {"hidden_size": 128, "intermediate_size": 256, "num_key_value_heads": 2}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("backbone", "trm", "compute"),
     [
