@@ -8,12 +8,10 @@ the libraries directly.
 import importlib
 import io
 import sys
-from concurrent import futures
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import grpc
 import numpy as np
 import pandas as pd
 import polars as pl
@@ -88,18 +86,13 @@ def npy(value: Any) -> bytes:
     return sink.getvalue()
 
 
-def reader(series_format: str) -> dict[str, Any]:
-    """How the package reads each field; a Series in one format only, as each version does."""
-    from_arrow = lambda b: pl.from_arrow(pyarrow.ipc.open_stream(b).read_all())  # noqa: E731
-    series = {
-        "parquet": lambda b: pl.read_parquet(io.BytesIO(b)).to_series(),
-        "arrow": lambda b: from_arrow(b).to_series(),
-    }
+def reader() -> dict[str, Any]:
+    """How the package reads each field."""
     return {
         "pandas_dataframe_value": lambda b: pd.read_parquet(io.BytesIO(b)),
-        "polars_dataframe_value": from_arrow,
+        "polars_dataframe_value": lambda b: pl.from_arrow(pyarrow.ipc.open_stream(b).read_all()),
         "pandas_series_value": lambda b: pd.read_parquet(io.BytesIO(b)).iloc[:, 0],
-        "polars_series_value": series[series_format],
+        "polars_series_value": lambda b: pl.read_parquet(io.BytesIO(b)).to_series(),
         "numpy_array_value": lambda b: np.load(io.BytesIO(b), allow_pickle=False),
         "numpy_scalar_value": lambda b: np.load(io.BytesIO(b), allow_pickle=False)[()],
     }
@@ -119,35 +112,3 @@ def plain(payload: Any) -> Any:
         case "dict_value":
             return {key: plain(item) for key, item in content.payload_map.items()}
     return content
-
-
-class PeerServer:
-    """A server of generated code whose `predict` answers with `reply(*values)`, a Payload."""
-
-    def __init__(self, modules: tuple[ModuleType, ModuleType], port: int, series: str, reply: Any):
-        messages, service = modules
-        readers = reader(series)
-        self.seen: list[tuple[Any, ...]] = []
-
-        class Servicer(service.KaggleEvaluationServiceServicer):
-            def Send(_, request: Any, context: Any) -> Any:  # noqa: N802, N805, ARG002
-                if request.name != "predict":
-                    raise NotImplementedError(f"No listener for {request.name} was registered.")
-                kinds = [arg.WhichOneof("value") for arg in request.args]
-                values = tuple(
-                    readers[kind](getattr(arg, kind))
-                    for kind, arg in zip(kinds, request.args, strict=True)
-                )
-                self.seen.append(values)
-                return messages.KaggleEvaluationResponse(payload=reply(*values))
-
-        self.server = grpc.server(futures.ThreadPoolExecutor(max_workers=1))
-        service.add_KaggleEvaluationServiceServicer_to_server(Servicer(), self.server)
-        self.server.add_insecure_port(f"[::]:{port}")
-        self.server.start()
-
-    def __enter__(self) -> "PeerServer":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.server.stop(None).wait()

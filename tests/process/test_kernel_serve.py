@@ -4,6 +4,7 @@ import shutil
 import signal
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -16,7 +17,7 @@ from helpers.models import write_weights
 from mathllm.competition.kernel.journal import Journal, read_journal
 from mathllm.competition.kernel.serve import Submission, serve
 from mathllm.competition.protocol.server import Ending, InferenceServer
-from mathllm.errors import ParameterError, ProblemFileError, WeightsError
+from mathllm.errors import EvaluationPackageError, ParameterError, ProblemFileError, WeightsError
 from mathllm.settings import CURRENT
 from mathllm.solving import Attempt, Budget, Solution, SolverSettings, load_solver
 
@@ -92,6 +93,33 @@ def test_a_reply_is_one_row_of_id_and_answer(tmp_path, series):
 def test_an_id_that_polars_took_for_a_number_comes_back_as_it_came(tmp_path):
     reply = submit(tmp_path, FakeSolver()).predict(pl.Series([123]), pl.Series(["abc"]))
     assert reply.equals(pl.DataFrame({"id": [123], "answer": [3]}))
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        (pl.DataFrame({"id": ["a", "b"], "problem": ["x", "xy"]}),),
+        (pd.DataFrame({"problem": ["x", "xy"], "id": ["a", "b"], "answer": [1, 2]}),),
+        (pl.Series(["a", "b"]), pl.Series(["x", "xy"])),
+        (pl.DataFrame({"id": ["a", "b"]}), pl.DataFrame({"problem": ["x", "xy"]})),
+        (["a", "b"], ["x", "xy"]),
+    ],
+    ids=["polars frame", "pandas frame", "series", "frames of a column", "lists"],
+)
+def test_a_gateway_that_sends_many_problems_at_once_is_answered(tmp_path, columns):
+    reply = submit(tmp_path, FakeSolver()).predict(*columns)
+    assert reply.equals(pl.DataFrame({"id": ["a", "b"], "answer": [1, 2]}))
+
+
+def test_values_by_name_are_taken(tmp_path):
+    reply = submit(tmp_path, FakeSolver()).predict(problem=pl.Series(["xy"]), id=pl.Series(["a"]))
+    assert reply.equals(pl.DataFrame({"id": ["a"], "answer": [2]}))
+
+
+def test_a_frame_without_problems_is_one_clear_fault_in_a_commit_run(tmp_path):
+    submission = submit(tmp_path, FakeSolver(), rerun=False)
+    with pytest.raises(ValueError, match="sent a frame without problem"):
+        submission.predict(pl.DataFrame({"id": ["a"], "question": ["x"]}))
 
 
 def test_a_truth_column_is_not_looked_at(tmp_path):
@@ -182,12 +210,24 @@ def test_a_solver_that_cannot_be_loaded_ends_a_commit_run(tmp_path):
     "arguments",
     [
         (pl.Series([], dtype=pl.String), pl.Series([], dtype=pl.String)),
-        (pl.Series(["a", "b"]), pl.Series(["x", "y"])),
+        (pl.Series(["a", "b"]), pl.Series(["x"])),
+        (pl.DataFrame({"id": ["a"], "question": ["x"]}),),
+        (pl.DataFrame({"id": ["a"], "problem": ["x"]}), pl.Series(["x"])),
+        (pl.Series(["a"]),),
         (pl.Series(["a"]), pl.Series([None])),
         (None, None),
         (pl.Series([None]), pl.Series([None])),
     ],
-    ids=["nothing", "two problems", "no text", "no series", "no id"],
+    ids=[
+        "nothing",
+        "two ids",
+        "another column",
+        "a frame and a series",
+        "one series",
+        "no text",
+        "no series",
+        "no id",
+    ],
 )
 def test_odd_arguments_in_a_rerun_still_get_one_row(tmp_path, arguments):
     reply = submit(tmp_path, FakeSolver()).predict(*arguments)
@@ -302,10 +342,10 @@ def session(tmp_path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def bring_package(competition: Path, text: str) -> None:
-    module = competition.joinpath(*CURRENT.server_module.split(".")).with_suffix(".py")
-    module.parent.mkdir()
-    (module.parent / "__init__.py").touch()
-    module.write_text(text, encoding="utf-8")
+    package = competition / CURRENT.package
+    package.mkdir()
+    (package / "__init__.py").write_text(f"{text}\n__version__ = '0.9.0'\n", encoding="utf-8")
+    (package / f"{CURRENT.server_module}.py").write_text(text, encoding="utf-8")
 
 
 def run_kernel(weights: Path | str) -> Submission:
@@ -344,19 +384,67 @@ def test_sigterm_ends_the_competitions_own_server(session, weights, monkeypatch,
 
 def test_a_package_that_cannot_be_imported_ends_a_commit_run(session, weights):
     bring_package(session, "raise ImportError('made for another protobuf')")
-    with pytest.raises(ImportError, match="another protobuf"):
+    with pytest.raises(EvaluationPackageError, match=r"(?s)another protobuf.*attach the files"):
         run_kernel(weights)
 
 
-def test_a_package_that_cannot_be_imported_is_replaced_in_a_rerun(
-    session, weights, monkeypatch, capsys
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("raise ImportError('made for another protobuf')", "another protobuf"),
+        ("import sys; sys.exit(1)", "SystemExit: 1"),  # what the package does without its protos
+        ("class Another: ...", "AIMO3InferenceServer"),
+    ],
+)
+def test_a_package_that_cannot_be_used_is_replaced_in_a_rerun(
+    session, weights, monkeypatch, text, words
 ):
-    bring_package(session, "raise ImportError('made for another protobuf')")
+    bring_package(session, text)
     monkeypatch.setenv("KAGGLE_IS_COMPETITION_RERUN", "1")
     monkeypatch.setattr(InferenceServer, "serve", lambda self: self.stop() or Ending.DONE)
     run_kernel(weights)
     assert served_by(Path.cwd()) == "mathllm"
-    assert "another protobuf" in capsys.readouterr().out
+    warnings = [e["cause"] for e in read_journal(Path("journal.jsonl")) if e["event"] == "warning"]
+    assert any(words in cause and "ours stands in" in cause for cause in warnings)
+
+
+def test_a_package_without_the_competitions_module_ends_a_commit_run(session, weights):
+    bring_package(session, STAND_IN)
+    (session / CURRENT.package / f"{CURRENT.server_module}.py").unlink()
+    with pytest.raises(EvaluationPackageError, match=rf"{CURRENT.server_module}\.py of .*missing"):
+        run_kernel(weights)
+
+
+def test_a_module_in_a_folder_of_the_package_is_found(session, weights):
+    bring_package(session, STAND_IN)
+    package = session / CURRENT.package
+    (package / "aimo_3").mkdir()
+    (package / f"{CURRENT.server_module}.py").rename(
+        package / "aimo_3" / f"{CURRENT.server_module}.py"
+    )
+    run_kernel(weights)
+    assert served_by(Path.cwd()) == CURRENT.package
+
+
+def test_a_package_of_an_unknown_version_is_named_and_used(session, weights):
+    bring_package(session, STAND_IN)
+    init = session / CURRENT.package / "__init__.py"
+    init.write_text("__version__ = '7.0.0'\n", encoding="utf-8")
+    run_kernel(weights)
+    events = {event["event"]: event for event in read_journal(Path("journal.jsonl"))}
+    assert events["listening"]["version"] == "7.0.0"
+    assert "tried were 0.9.0, 1.4.0" in events["warning"]["cause"]
+
+
+@pytest.mark.usefixtures("session")
+def test_an_endpoint_that_the_package_does_not_call_ends_a_commit_run(weights, monkeypatch):
+    renamed = replace(CURRENT, endpoint="infer")
+    for module in ("serve", "package", "submission"):
+        monkeypatch.setattr(f"mathllm.competition.kernel.{module}.CURRENT", renamed)
+    with pytest.raises(
+        EvaluationPackageError, match=r"another endpoint than 'infer'.*settings\.py"
+    ):
+        run_kernel(weights)
 
 
 @pytest.mark.usefixtures("session")

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from concurrent import futures
 from contextlib import closing, contextmanager
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import grpc
@@ -18,12 +17,13 @@ import polars as pl
 import pytest
 
 from helpers.ports import free_ports
-from helpers.wire_peer import PeerServer, arrow, compile_peer, pandas_parquet, parquet, reader
 from mathllm.competition.protocol import channel, gateway, messages
 from mathllm.competition.protocol.client import Client, ErrorKind, GatewayError
 from mathllm.competition.protocol.gateway import run_gateway
 from mathllm.competition.protocol.server import Ending, GatewayGoneError, InferenceServer
+from mathllm.competition.protocol.submission_file import read_submission
 from mathllm.errors import PortError, ProblemFileError, WeightsError
+from mathllm.settings import PACKAGES, evaluation_package
 
 PROBLEMS = {"000123": "What is $1+1$?", "0e6441": "", "ccc": 'a "quoted", \\frac12\n line é'}
 
@@ -49,7 +49,7 @@ def serving(function: Callable[..., Any]) -> Iterator[InferenceServer]:
 
 @contextmanager
 def calling(server: InferenceServer) -> Iterator[Client]:
-    with closing(Client(ports=[server.port], startup_seconds=30, response_seconds=30)) as client:
+    with closing(Client("localhost", [server.port], 30, 30)) as client:
         yield client
 
 
@@ -150,29 +150,24 @@ def test_replies_of_every_usual_kind_are_taken(problems: Path, kind: str) -> Non
 BAD = {
     "no rows": (lambda id_: row(id_).clear(), "0 rows, expected 1"),
     "two rows": (lambda id_: pl.concat([row(id_), row(id_)]), "2 rows, expected 1"),
-    "another id": (lambda _: row("zzz"), "for id 'zzz'"),
-    "an id as a number": (lambda id_: row(int(id_)), "for id 123"),
-    "a float": (lambda id_: row(id_, 7.0), "answer 7.0 is no integer"),
-    "a text": (lambda id_: row(id_, "7"), "answer '7' is no integer"),
-    "a bool": (lambda id_: row(id_, True), "answer True is no integer"),
-    "a null": (lambda id_: row(id_, None), "answer None is no integer"),
-    "too large": (lambda id_: row(id_, 100000), "outside 0…99999"),
-    "negative": (lambda id_: row(id_, -1), "outside 0…99999"),
-    "no answer": (lambda id_: pl.DataFrame({"id": [id_]}), "no column answer"),
-    "no id": (lambda _: pl.DataFrame({"answer": [7]}), "no column id"),
-    "a number": (lambda _: 7, "builtins.int, expected a polars or pandas"),
-    "nothing": (lambda _: None, "NoneType, expected"),
+    "nothing": (lambda _: None, "no prediction"),
+    "a list": (lambda _: [7], "builtins.list, expected"),
     "a numpy array": (lambda _: np.zeros(1), "numpy.ndarray, expected"),
 }
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_a_bad_reply_is_an_invalid_submission_and_nothing_is_submitted(
-    problems: Path, kind: str
-) -> None:
+def test_a_bad_reply_is_an_invalid_submission_at_once(problems: Path, kind: str) -> None:
     reply, message = BAD[kind]
-    with pytest.raises(GatewayError, match="problem 000123: ") as caught:
-        play(lambda id_, _: reply(id_.item()), problems, keep_order=True)
+    asked = []
+
+    def predict(id_: pl.Series, _: pl.Series) -> Any:
+        asked.append(id_.item())
+        return reply(id_.item())
+
+    with pytest.raises(GatewayError) as caught:
+        play(predict, problems)
+    assert len(asked) == 1
     assert caught.value.kind is ErrorKind.INVALID_SUBMISSION
     assert message in caught.value.details
     assert result(problems) == {
@@ -182,6 +177,47 @@ def test_a_bad_reply_is_an_invalid_submission_and_nothing_is_submitted(
         "ErrorDetails": caught.value.details,
     }
     assert not (problems.parent / "out" / "submission.parquet").exists()
+
+
+LATE = {
+    "another column": (lambda id_: row(id_).with_columns(more=1), "INVALID_SUBMISSION"),
+    "another type": (lambda id_: row(id_, 7.0), "INVALID_SUBMISSION"),
+    "another name": (lambda id_: row(id_).rename({"answer": "x"}), "INVALID_SUBMISSION"),
+    "pandas": (lambda id_: row(id_).to_pandas(), "GATEWAY_RAISED_EXCEPTION"),
+}
+
+
+@pytest.mark.parametrize("kind", LATE)
+def test_replies_that_differ_end_the_run_after_all_the_work(problems: Path, kind: str) -> None:
+    reply, name = LATE[kind]
+    asked = []
+
+    def predict(id_: pl.Series, _: pl.Series) -> Any:
+        asked.append(id_.item())
+        return row(id_.item()) if len(asked) < 3 else reply(id_.item())
+
+    with pytest.raises(GatewayError):
+        play(predict, problems)
+    assert len(asked) == 3
+    assert result(problems)["ErrorName"] == name
+    assert not (problems.parent / "out" / "submission.parquet").exists()
+
+
+def test_what_only_the_scoring_refuses_is_written_with_the_gateways_own_ids(
+    problems: Path,
+) -> None:
+    written = play(lambda *_: row("zzz", -1), problems, keep_order=True)
+    assert written.rows() == [(id_, -1) for id_ in PROBLEMS]
+    assert result(problems) == {"Succeeded": True}
+    with pytest.raises(ProblemFileError, match="000123 has -1, no integer from 0 to 99999"):
+        read_submission(problems.parent / "out" / "submission.parquet")
+
+
+def test_ids_that_polars_would_change_are_refused_before_anything_is_asked(tmp_path: Path) -> None:
+    path = tmp_path / "test.csv"
+    path.write_text("id,problem\n0e6441,x\n000123,y\n")
+    with pytest.raises(ProblemFileError, match=r"the id 0e6441 is sent as 0\.0"):
+        play(echo, path)
 
 
 def test_a_failed_run_leaves_no_submission_of_an_earlier_one(problems: Path) -> None:
@@ -236,16 +272,48 @@ def test_a_server_without_the_endpoint_is_named_so() -> None:
 
 
 @pytest.mark.slow
-def test_a_reply_that_does_not_come_in_time_is_named_so() -> None:
+def test_the_first_reply_may_take_as_long_as_it_wants_and_later_ones_may_not() -> None:
+    waits = [0.6, 30]
     release = threading.Event()
-    with serving(lambda: release.wait(30)) as server:
-        with (
-            closing(Client(ports=[server.port], response_seconds=0.3)) as client,
-            pytest.raises(GatewayError, match=r"within 0\.3 s") as caught,
-        ):
-            client.send("predict")
+    with serving(lambda: release.wait(waits.pop(0))) as server:
+        with closing(Client(ports=[server.port], response_seconds=0.3)) as client:
+            assert client.send("predict") is False
+            with pytest.raises(GatewayError, match=r"within 0\.3 s") as caught:
+                client.send("predict")
         release.set()
     assert caught.value.kind is ErrorKind.GRPC_DEADLINE_EXCEEDED
+
+
+@pytest.mark.parametrize(
+    ("version", "lost", "kind"),
+    [
+        ("0.9.0", False, ErrorKind.GATEWAY_RAISED_EXCEPTION),
+        ("0.9.0", True, ErrorKind.GATEWAY_RAISED_EXCEPTION),
+        ("1.4.0", False, ErrorKind.GATEWAY_RAISED_EXCEPTION),
+        ("1.4.0", True, ErrorKind.SERVER_CONNECTION_FAILED),
+    ],
+)
+def test_a_host_that_has_no_name_any_more_has_died(
+    version: str, lost: bool, kind: ErrorKind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_up = []
+
+    def gethostbyname(host: str) -> str:
+        looked_up.append(host)
+        if lost and len(looked_up) == 1:
+            return "127.0.0.1"
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "gethostbyname", gethostbyname)
+    monkeypatch.setenv("KAGGLE_IS_COMPETITION_RERUN", "1")
+    rules = PACKAGES[version]
+    with (
+        closing(Client(ports=free_ports(2), package=rules)) as client,
+        pytest.raises(GatewayError, match="inference_server") as caught,
+    ):
+        client.send("predict")
+    assert caught.value.kind is kind
+    assert looked_up == ["inference_server"] * (2 if lost else 1)
 
 
 @pytest.mark.slow
@@ -291,13 +359,23 @@ def test_the_error_kinds_have_the_names_and_numbers_of_the_competition() -> None
     }
 
 
-def test_old_and_new_clients_both_find_the_servers_first_two_ports_and_ours_finds_all() -> None:
-    old = [50051, *range(60053, 60063)]
-    new = [50051, *(60053 + 10 * i for i in range(10))]
-    assert set(channel.PORTS) == {*old, *new}
-    assert set(channel.PORTS[:2]) == {*old} & {*new}
-    assert list(channel.PORTS[2:11]) == old[2:]
-    assert len(set(channel.PORTS)) == len(channel.PORTS)
+@pytest.mark.parametrize("version", PACKAGES)
+def test_a_rerun_asks_on_the_first_port_that_a_server_takes(version: str) -> None:
+    rules = PACKAGES[version]
+    assert rules.server_ports[0] == rules.gateway_ports[0] == 50051
+
+
+def test_an_unknown_version_is_played_by_the_rules_before_it() -> None:
+    known = {
+        v: evaluation_package(v).version for v in ("0.3", "0.9.0", "0.10.1", "1.5", "2.0.0rc1")
+    }
+    assert known == {
+        "0.3": "0.9.0",
+        "0.9.0": "0.9.0",
+        "0.10.1": "0.9.0",
+        "1.5": "1.4.0",
+        "2.0.0rc1": "1.4.0",
+    }
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0"])
@@ -317,25 +395,21 @@ def test_a_taken_port_is_passed_over(address: str, reuse: bool, host: str) -> No
             server.stop()
 
 
-def test_two_servers_never_share_a_port_and_a_client_passes_over_strangers() -> None:
-    ports = free_ports(3)
-    with socket.socket() as silent:  # accepts connections, and never says a word of gRPC
-        silent.bind(("127.0.0.1", ports[0]))
-        silent.listen()
-        first = InferenceServer(_named("first"), ports=ports)
-        second = InferenceServer(_named("second"), ports=ports)
-        try:
-            assert (first.start(), second.start()) == (ports[1], ports[2])
-            assert first.start() == ports[1]
-            with closing(Client(ports=[ports[2], ports[1]])) as client:
-                assert client.send("predict") == "second"
-            first.stop()
-            with closing(Client(ports=[ports[1], ports[2]])) as client:
-                assert client.send("predict") == "second"
-                assert client.port == ports[2]
-        finally:
-            first.stop()
-            second.stop()
+def test_two_servers_never_share_a_port() -> None:
+    ports = free_ports(2)
+    first = InferenceServer(_named("first"), ports=ports)
+    second = InferenceServer(_named("second"), ports=ports)
+    try:
+        assert (first.start(), second.start()) == tuple(ports)
+        with closing(Client(ports=ports[1:])) as client:
+            assert client.send("predict") == "second"
+    finally:
+        first.stop()
+        second.stop()
+
+
+def predict(id_: pl.Series, _problem: pl.Series) -> pl.DataFrame:
+    return row(id_.item())
 
 
 def _named(name: str) -> Callable[[], str]:
@@ -345,25 +419,24 @@ def _named(name: str) -> Callable[[], str]:
     return predict
 
 
-def test_a_stranger_that_speaks_no_grpc_or_another_service_is_passed_over(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("mathllm.competition.protocol.client.CONNECT_SECONDS", 0.5)
-    silent_port, foreign_port, port = free_ports(3)
+def test_another_service_on_a_port_ends_the_run() -> None:
+    """The original goes on to the next port only where nobody answers."""
+    foreign_port, port = free_ports(2)
     foreign = grpc.server(futures.ThreadPoolExecutor(1))
     foreign.add_insecure_port(f"127.0.0.1:{foreign_port}")
     foreign.start()
     server = InferenceServer(_named("ours"), ports=[port])
-    with socket.socket() as silent:
-        silent.bind(("127.0.0.1", silent_port))
-        silent.listen()
-        server.start()
-        try:
-            with closing(Client(ports=[silent_port, foreign_port, port])) as client:
-                assert client.send("predict") == "ours"
-        finally:
-            server.stop()
-            foreign.stop(None).wait()
+    server.start()
+    try:
+        with (
+            closing(Client(ports=[foreign_port, port])) as client,
+            pytest.raises(GatewayError) as caught,
+        ):
+            client.send("predict")
+    finally:
+        server.stop()
+        foreign.stop(None).wait()
+    assert caught.value.kind is ErrorKind.SERVER_CONNECTION_FAILED
 
 
 def test_when_all_ports_are_taken_the_error_names_them_and_the_mend() -> None:
@@ -371,7 +444,7 @@ def test_when_all_ports_are_taken_the_error_names_them_and_the_mend() -> None:
     port = first.start()
     try:
         with pytest.raises(PortError, match=rf"tried {port}\n.*ss -ltnp"):
-            InferenceServer(echo, ports=[port]).start()
+            InferenceServer(echo, ports=[port])
     finally:
         first.stop()
     again = InferenceServer(echo, ports=[port])
@@ -423,6 +496,30 @@ def test_a_client_that_pings_during_a_long_prediction_is_not_cut_off() -> None:
             )
 
 
+@pytest.fixture
+def rerun(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KAGGLE_IS_COMPETITION_RERUN", "1")
+
+
+def test_outside_of_a_rerun_serve_starts_and_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("KAGGLE_IS_COMPETITION_RERUN", raising=False)
+    server = InferenceServer(_named("there"), ports=free_ports(1))
+    assert server.serve() is None
+    with calling(server) as client:
+        assert client.send("predict") == "there"
+    server.stop()
+
+
+def test_a_server_that_comes_late_is_warned_of_in_a_commit_run(
+    problems: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mathllm.competition.protocol.server._imported", -1e6)
+    options = {"output_dir": problems.parent / "out", "report": lambda _: None, "rerun": False}
+    with pytest.warns(RuntimeWarning, match="in a rerun the gateway waits 900 s"):
+        InferenceServer(predict, ports=free_ports(1)).run_local_gateway((problems,), **options)
+
+
+@pytest.mark.usefixtures("rerun")
 def test_stop_ends_serve_from_another_thread() -> None:
     server = InferenceServer(echo, ports=free_ports(1))
     endings: list[Ending] = []
@@ -439,6 +536,7 @@ def test_stop_ends_serve_from_another_thread() -> None:
     assert endings == [Ending.STOPPED]
 
 
+@pytest.mark.usefixtures("rerun")
 def test_serve_ends_when_no_call_comes() -> None:
     with pytest.raises(GatewayGoneError, match=r"no call came for 0\.2 s, after 0 answers"):
         InferenceServer(echo, ports=free_ports(1)).serve(idle_seconds=0.2)
@@ -509,80 +607,3 @@ def test_help_says_what_is_needed_and_what_the_status_means(
     assert caught.value.code == 0
     text = capsys.readouterr().out
     assert all(word in text for word in ("--problems", "submission.parquet", "Exit status"))
-
-
-@pytest.fixture(scope="module")
-def peer(tmp_path_factory: pytest.TempPathFactory) -> tuple[ModuleType, ModuleType]:
-    pytest.importorskip("grpc_tools", reason="grpcio-tools compiles the independent description")
-    return compile_peer(tmp_path_factory.mktemp("peer"))
-
-
-@pytest.mark.parametrize("series_format", ["parquet", "arrow"])
-def test_our_gateway_serves_a_server_of_generated_code(
-    peer: tuple[ModuleType, ModuleType], problems: Path, series_format: Any
-) -> None:
-    def reply(id_: pl.Series, problem: pl.Series) -> Any:
-        frame = row(id_.item(), len(problem.item()))
-        return peer[0].Payload(polars_dataframe_value=arrow(frame))
-
-    (port,) = free_ports(1)
-    client = Client(ports=[port], series_format=series_format)
-    with PeerServer(peer, port, series_format, reply), closing(client):
-        submission = run_gateway(
-            problems, problems.parent, client, keep_order=True, report=lambda _: None
-        )
-    assert submission.rows() == [(id_, len(text)) for id_, text in PROBLEMS.items()]
-
-
-def test_our_gateway_takes_pandas_and_names_errors_of_a_server_of_generated_code(
-    peer: tuple[ModuleType, ModuleType], problems: Path
-) -> None:
-    def reply(id_: pl.Series, _problem: pl.Series) -> Any:
-        if id_.item() == "ccc":
-            raise RuntimeError("out of ideas")
-        return peer[0].Payload(pandas_dataframe_value=pandas_parquet(row(id_.item()).to_pandas()))
-
-    (port,) = free_ports(1)
-    with PeerServer(peer, port, "parquet", reply), closing(Client(ports=[port])) as client:
-        with pytest.raises(GatewayError, match="out of ideas") as caught:
-            run_gateway(problems, problems.parent, client, report=lambda _: None)
-        assert caught.value.kind is ErrorKind.SERVER_RAISED_EXCEPTION
-        with pytest.raises(GatewayError) as caught:
-            client.send("other")
-        assert caught.value.kind is ErrorKind.SERVER_MISSING_ENDPOINT
-
-
-@pytest.mark.parametrize("write", [parquet, arrow])
-def test_a_client_of_generated_code_gets_our_servers_answers(
-    peer: tuple[ModuleType, ModuleType], write: Callable[[pl.DataFrame], bytes]
-) -> None:
-    messages, service = peer
-
-    def payload(name: str, value: str) -> Any:
-        return messages.Payload(polars_series_value=write(pl.DataFrame({name: [value]})))
-
-    def predict(id_: pl.Series, problem: pl.Series, flag: bool = False) -> pl.DataFrame:
-        return pl.DataFrame({"id": [id_.item()], "answer": [len(problem.item()) + flag]})
-
-    with (
-        serving(predict) as server,
-        grpc.insecure_channel(f"localhost:{server.port}") as channel,
-    ):
-        stub = service.KaggleEvaluationServiceStub(channel)
-        request = messages.KaggleEvaluationRequest(
-            name="predict",
-            args=[payload("id", "000123"), payload("problem", "four")],
-            kwargs={"flag": messages.Payload(bool_value=True)},
-        )
-        reply = stub.Send(request, timeout=30).payload
-        with pytest.raises(grpc.RpcError) as missing:
-            stub.Send(messages.KaggleEvaluationRequest(name="other"), timeout=30)
-        with pytest.raises(grpc.RpcError) as raised:
-            stub.Send(messages.KaggleEvaluationRequest(name="predict"), timeout=30)
-    assert reply.WhichOneof("value") == "polars_dataframe_value"
-    frame = reader("arrow")["polars_dataframe_value"](reply.polars_dataframe_value)
-    assert frame.rows() == [("000123", 5)]
-    # What the package's gateway looks for in the text of an error:
-    assert "No listener for other was registered" in missing.value.details()
-    assert raised.value.details().startswith("Exception calling application: ")
-    assert raised.value.code() is grpc.StatusCode.UNKNOWN

@@ -74,7 +74,7 @@ class Pair:
         return self.start(
             [
                 *(*start, "--problems", str(problems), "--output-dir", str(self.folder)),
-                *("--ports", str(self.port), "--keep-order"),
+                *("--host", "localhost", "--ports", str(self.port), "--keep-order"),
             ]
         )
 
@@ -212,7 +212,7 @@ def test_when_the_gateway_is_killed_between_calls_the_kernel_ends_and_says_so(pa
     code = (
         "import sys, time, polars as pl\n"
         "from mathllm.competition.protocol.client import Client\n"
-        f"client = Client(ports=[{pair.port}])\n"
+        f"client = Client('localhost', [{pair.port}])\n"
         "client.send('predict', pl.Series(['a']), pl.Series(['x']))\n"
         "print('answered', flush=True)\n"
         "time.sleep(1000)\n"
@@ -247,7 +247,8 @@ def test_a_watched_process_that_ends_before_it_calls_ends_the_kernel(pair: Pair)
     child = pair.start(["-c", "input()"])
     code = (
         "from mathllm.competition.protocol.server import *\n"
-        f"server = InferenceServer(print, ports=[{pair.port}])\n"
+        "def predict(*_): ...\n"
+        f"server = InferenceServer(predict, ports=[{pair.port}])\n"
         "try: server.serve(watch_pid=int(input()))\n"
         "except GatewayGoneError as error: print(error)\n"
     )

@@ -213,12 +213,13 @@ def _ask_all(
     return submission_of(replies, pl.concat([row.select(CURRENT.id_column) for row in rows]))
 
 
-def _shown(reply: Any) -> str:
-    """The answer in a reply of one row, for people."""
+def _shown(reply: Any) -> int | str:
+    """The answer in a reply, of its first row, for people."""
     if CURRENT.answer_column in getattr(reply, "columns", ()):
         reply = reply[CURRENT.answer_column]
-    scalar = isinstance(reply, str) or not hasattr(reply, "__len__")
-    return str(reply if scalar else next(iter(reply)))
+    if hasattr(reply, "__len__") and not isinstance(reply, str):
+        reply = next(iter(reply))
+    return reply if isinstance(reply, int) else str(reply)
 
 
 def _write(path: Path, write: Callable[[Path], object]) -> None:

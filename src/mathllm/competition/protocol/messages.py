@@ -99,6 +99,7 @@ Response = _message("KaggleEvaluationResponse")
 Payload = _message("Payload")
 PayloadList = _message("PayloadList")
 PayloadMap = _message("PayloadMap")
+DataModel = _message("DataModel")
 
 
 def request(name: str, args: Sequence[Any] = ()) -> Any:
@@ -200,18 +201,13 @@ def _pandas_bytes(frame: Any) -> bytes:
     return buffer.getvalue()
 
 
-def _refuse_objects(frame: Any) -> None:
+def _arrow_bytes(frame: Any) -> bytes:
     import polars as pl
+    import pyarrow.ipc as ipc
 
     for name, kind in frame.schema.items():
         if kind.base_type() in (pl.Enum, pl.Object, pl.Unknown):
             raise TypeError(f"polars column {name!r} of type {kind} is not sent")
-
-
-def _arrow_bytes(frame: Any) -> bytes:
-    import pyarrow.ipc as ipc
-
-    _refuse_objects(frame)
     table = frame.to_arrow()
     buffer = io.BytesIO()
     options = ipc.IpcWriteOptions(compression="lz4")
@@ -221,7 +217,10 @@ def _arrow_bytes(frame: Any) -> bytes:
 
 
 def _parquet_bytes(frame: Any) -> bytes:
-    _refuse_objects(frame)
+    import polars as pl
+
+    if pl.Object in frame.dtypes:
+        raise TypeError("a polars Series of type Object is not sent")
     buffer = io.BytesIO()
     frame.write_parquet(buffer, compression="lz4", statistics=False)
     return buffer.getvalue()
