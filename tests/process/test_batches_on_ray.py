@@ -12,7 +12,8 @@ from mathllm.batches import on_ray
 from mathllm.batches.workdir import BatchFolder
 from mathllm.errors import BatchError
 
-pytestmark = pytest.mark.slow
+# Together, since what they share takes long to start.
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
 
 
 def test_ray_gives_what_local_processes_give(tmp_path):

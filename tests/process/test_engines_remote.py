@@ -25,6 +25,9 @@ from mathllm.solving import (
     loading,
 )
 
+# Together, since the server that they share takes long to start.
+pytestmark = pytest.mark.xdist_group("server")
+
 TINY = ROOT / "assets" / "tiny"
 PROBLEM = "What is the sum of 17 and 25?"
 

@@ -11,7 +11,8 @@ from helpers.paths import ROOT
 from mathllm.errors import ParameterError
 from mathllm.notebooks import export_html, run_notebook
 
-pytestmark = pytest.mark.slow
+# Together, since what they share takes long to start.
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("notebooks")]
 
 
 def printed(notebook: Path) -> str:
