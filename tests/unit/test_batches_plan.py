@@ -84,6 +84,7 @@ LIGHT = {"notebook": "light.ipynb"}
         ({"grid": {"width": []}}, ["width is []", "a list of values"]),
         ({"grid": {"width": ["wide"]}}, ["grid.width: ", "width is 'wide'", "must be an int"]),
         ({"grid": {"light.width": [[1]]}}, ["grid.light.width: ", "[1]", "must be an int"]),
+        ({"grid": {"lr": [1], "light.lr": [2]}}, ["grid: light.lr stands twice"]),
         ({"grid": {1: [1]}}, ["grid[1]", "for each parameter"]),
         ({"list": [3]}, ["list[0] is 3", "a list of mappings"]),
         ({"grid": {"lr": [float("nan")]}}, ["lr is nan", "finite"]),

@@ -80,15 +80,11 @@ def read_batch(path: Path, root: Path) -> Batch:
     """
     keys, about = read_keys(path)
     known = Known(_steps(path, keys, root))
-    where = f"{path}: grid"
-    grid = {
-        known.find(where, key): [known.fit(where, key, value)[1] for value in values]
-        for key, values in keys.grid.items()
-    }
-    sets = [
-        dict(known.fit(f"{path}: list[{n}]", key, value) for key, value in chosen.items())
-        for n, chosen in enumerate(keys.sets)
-    ]
+    grid = known.read(f"{path}: grid", keys.grid)
+    sets = []
+    for number, chosen in enumerate(keys.sets):
+        found = known.read(f"{path}: list[{number}]", {key: [v] for key, v in chosen.items()})
+        sets.append({setting: value for setting, (value,) in found.items()})
     seed, seeds = _seeds(path, keys, known)
     steps = list(known.steps.values())
     batch = Batch(path, about, steps, sets, grid, seed, seeds, keys.minutes, keys.metric)
@@ -154,7 +150,8 @@ def _seeds(path: Path, keys: BatchKeys, known: Known) -> tuple[Setting | None, l
     else:
         raise BatchError(f"{where}: no step has a parameter {SEED}: name one, {{NAME: [0, 1]}}")
     repeats = range(given) if isinstance(given, int) else given
-    return known.find(where, key), [known.fit(where, key, value)[1] for value in repeats]
+    ((setting, values),) = known.read(where, {key: repeats}).items()
+    return setting, values
 
 
 def _check_once(batch: Batch) -> None:

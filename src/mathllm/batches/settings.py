@@ -3,6 +3,7 @@
 Knows what notebooks declare. Knows nothing of YAML's keys, or of how runs are run.
 """
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,28 +36,28 @@ class Known:
     def find(self, where: str, key: str) -> Setting:
         """The parameter that a key names, as STEP.NAME or NAME."""
         step, dot, name = key.rpartition(".")
-        owners = [s.name for s in self.steps.values() if name in s.declared]
-        if dot and step in self.steps and name in self.steps[step].declared:
-            return step, name
-        if not dot and len(owners) == 1:
-            return owners[0], name
-        if not dot and owners:
-            choice = " or ".join(f"{owner}.{name}" for owner in owners)
+        every = [(owner, known) for owner, made in self.steps.items() for known in made.declared]
+        fitting = [one for one in every if one[1] == name and (not dot or one[0] == step)]
+        if len(fitting) == 1:
+            return fitting[0]
+        if fitting:
+            choice = " or ".join(map(".".join, fitting))
             raise BatchError(f"{where}: {key} is a parameter of several steps: write {choice}")
-        steps = ", ".join(self.steps)
+        names = dict.fromkeys(map(".".join, every) if dot else (known for _, known in every))
         raise BatchError(
-            f"{where}: {key} is no parameter of {steps}: {mend_name(key, self._names(dot))}"
+            f"{where}: {key} is no parameter of {', '.join(self.steps)}: {mend_name(key, names)}"
         )
 
-    def _names(self, dot: str) -> list[str]:
-        """All names, with their steps if there is a `dot`."""
-        pairs = [(step.name, name) for step in self.steps.values() for name in step.declared]
-        return list(dict.fromkeys(f"{step}.{name}" if dot else name for step, name in pairs))
-
-    def fit(self, where: str, key: str, value: Any) -> tuple[Setting, Any]:
-        """The parameter that a key names, and its value as the notebook declares it."""
-        step, name = setting = self.find(where, key)
-        return setting, fit(f"{where}.{key}", self.steps[step].declared[name], value)
+    def read(self, where: str, given: Mapping[str, Iterable[Any]]) -> dict[Setting, list[Any]]:
+        """Values by the parameters that keys name, as the notebooks declare them."""
+        found: dict[Setting, list[Any]] = {}
+        for key, values in given.items():
+            step, name = setting = self.find(where, key)
+            if setting in found:
+                raise BatchError(f"{where}: {step}.{name} stands twice: give all values in one")
+            declared = self.steps[step].declared[name]
+            found[setting] = [fit(f"{where}.{key}", declared, value) for value in values]
+        return found
 
 
 def fit(where: str, declared: Declared, value: Any) -> Any:
