@@ -59,6 +59,7 @@ def test_killed_twenty_times_it_ends_with_the_same_weights_bit_for_bit(tmp_path,
     assert all(torch.equal(best[0][name], best[1][name]) for name in best[1])
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_not_trained_again(left_alone):
     output, expected = left_alone
     before = (output / "metrics.jsonl").read_bytes()
@@ -103,6 +104,7 @@ def test_the_limit_is_met_ahead_of_the_longest_step():
         assert bool(stopping.reason) == stop, now[0]  # from 60 s on: twice 20 s are left
 
 
+@pytest.mark.slow
 def test_only_the_newest_are_kept(tmp_path):
     run(tmp_path)
     kept = state.checkpoint_folders(tmp_path / "checkpoints")
@@ -145,6 +147,7 @@ def test_when_all_are_damaged_nothing_is_started_over(stopped):
         run(stopped)
 
 
+@pytest.mark.slow
 def test_a_half_written_checkpoint_is_never_read(stopped, left_alone):
     newest = state.checkpoint_folders(stopped / "checkpoints")[0]
     newest.rename(newest.with_name("." + newest.name))
@@ -194,6 +197,7 @@ def test_a_run_goes_on_from_anothers_folder_in_its_own(stopped, left_alone, tmp_
         train(model, token_set(30), CONFIG, 0, again, saving=saving)
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_last_checkpoint_whole(stopped, left_alone, monkeypatch):
     newest, _ = state.newest_whole(stopped / "checkpoints")
     real = state.save_file
