@@ -133,6 +133,14 @@ def _add_rehearse(commands: argparse._SubParsersAction, root: Path) -> None:
         help="lent in place of the model on Kaggle, for a bundle vendored with --model",
     )
     rehearse.add_argument(
+        "--attach",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("SOURCE", "FOLDER"),
+        help="files of another dataset, notebook or model that kernel-metadata.json names",
+    )
+    rehearse.add_argument(
         "--competition",
         metavar="DIR",
         type=Path,
@@ -214,6 +222,7 @@ def run_rehearse(root: Path, options: argparse.Namespace) -> int:
         keep=options.keep,
         parameters=[tuple(pair) for pair in options.parameters],
         backbone=options.backbone,
+        attached=[(name, Path(folder)) for name, folder in options.attach],
         competition=options.competition or (fetched if fetched.is_dir() else None),
         package=options.package,
     )

@@ -18,11 +18,13 @@ TOOL_PROMPT = (
     "put your final answer within \\boxed{}."
 )
 END_OF_TURN = "<|im_end|>"
+ANSWER_TURN = "<|im_start|>assistant"  # opens it
 PADDING = "<|endoftext|>"
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer in `folder`. Raises WeightsError if there is none or it lacks ChatML."""
+    """The tokenizer in `folder`. Raises WeightsError if there is none, or it has no ChatML, in
+    its vocabulary or in its template."""
     if not (folder / "tokenizer.json").is_file():
         raise WeightsError(
             f"{folder} has no tokenizer.json: copy the backbone's tokenizer files there"
@@ -36,7 +38,43 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     vocabulary = tokenizer.get_vocab()
     if missing := [t for t in (END_OF_TURN, PADDING) if t not in vocabulary]:
         raise WeightsError(f"the tokenizer in {folder} has no {missing[0]}: a ChatML one is needed")
+    if fault := _template_fault(tokenizer):
+        alone = folder / "chat_template.jinja"
+        path = alone if alone.is_file() else folder / "tokenizer_config.json"
+        raise WeightsError(
+            f"{path}: the chat template {fault}: copy the tokenizer files of the Instruct model "
+            "(a base model has no template)"
+        )
     return tokenizer
+
+
+def _template_fault(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """What is wrong with a template, None if nothing is: it renders a probe, part by part.
+
+    A template may leave out whatever it likes, and nothing is raised.
+    """
+    if not tokenizer.chat_template:
+        return "is missing"
+    system, problem = "Probe of the system's part.", "Probe of the problem's part."
+    messages = [{"role": "system", "content": system}, {"role": "user", "content": problem}]
+    try:
+        turns = tokenizer.apply_chat_template(messages, tokenize=False)
+        text = prompt_text(tokenizer, problem, system)
+    except Exception as fault:  # Jinja's errors, and what a template raises itself
+        return f"refuses a system prompt and a problem ({str(fault).partition(chr(10))[0]})"
+    if text.count(problem) != 1:
+        return "loses the problem's text" if problem not in text else "repeats the problem"
+    if text.count(system) != 1 or text.index(system) > text.index(problem):
+        return "drops the system prompt" if system not in text else "misplaces the system prompt"
+    tail = text.partition(problem)[2]
+    if not tail.startswith(END_OF_TURN):
+        return f"has {tail[:20]!r} after the problem, not ChatML's {END_OF_TURN}"
+    if text == turns or ANSWER_TURN not in tail:
+        return f"opens no turn for the answer ({ANSWER_TURN}) where it is asked to"
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    if ids.count(end_of_turn_id(tokenizer)) != text.count(END_OF_TURN):
+        return f"writes {END_OF_TURN}, which the tokenizer takes apart"
+    return None
 
 
 def end_of_turn_id(tokenizer: PreTrainedTokenizerBase) -> int:

@@ -30,11 +30,15 @@ DESCRIPTION = {
     "guard": "connections other than loopback refused inside each Python process "
     "(no network namespace can be had here)",
 }
-# Brings loopback up (it is down in a new namespace), puts its argument over /etc/hosts, says
-# so, and holds the namespace open until its standard input closes, however the parent ends.
+# Brings loopback up (it is down in a new namespace), puts its first argument over /etc/hosts,
+# makes the others read-only where that can be had (guard.py does so in any case), says so, and
+# holds the namespace open until its standard input closes, however the parent ends.
 _HOLDER = """
 import fcntl, socket, struct, subprocess, sys
 subprocess.run(["mount", "--bind", sys.argv[1], "/etc/hosts"], check=True)
+for path in sys.argv[2:]:
+    if not subprocess.run(["mount", "--bind", path, path], check=False).returncode:
+        subprocess.run(["mount", "-o", "remount,bind,ro", path], check=False)
 SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 1
 with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
     request = struct.pack("16sh22x", b"lo", 0)
@@ -51,13 +55,23 @@ class Isolation:
     """A place for processes that share loopback and nothing else. Use it in a `with`.
 
     `folder` (empty or new) is for its own files, `hidden` are the folders that no process in
-    it may import from. `mode` says which way is used; asking for one by name raises OSError
-    where it cannot be had.
+    it may import from, `read_only` those in which none may write, `absent` the names of
+    distributions and modules that none finds in this environment. `mode` says which way is
+    used; asking for one by name raises OSError where it cannot be had.
     """
 
-    def __init__(self, folder: Path, hidden: Sequence[Path] = (), mode: Mode | None = None):
+    def __init__(
+        self,
+        folder: Path,
+        hidden: Sequence[Path] = (),
+        mode: Mode | None = None,
+        read_only: Sequence[Path] = (),
+        absent: Sequence[str] = (),
+    ):
         self._folder = folder
         self._hidden = os.pathsep.join(os.path.realpath(path) for path in hidden)
+        self._read_only = [os.path.realpath(path) for path in read_only]
+        self._absent = ",".join(absent)
         self._wanted = mode
         self._holder: subprocess.Popen[str] | None = None
         self._as_user = os.geteuid() != 0
@@ -95,6 +109,8 @@ class Isolation:
             **environment,
             "PYTHONPATH": os.pathsep.join(filter(None, search)),
             "MATHLLM_ISOLATION_HIDDEN": self._hidden,
+            "MATHLLM_ISOLATION_READ_ONLY": os.pathsep.join(self._read_only),
+            "MATHLLM_ISOLATION_ABSENT": self._absent,
         }
         if self.mode == "guard":
             proxies = dict.fromkeys(("http_proxy", "https_proxy", "all_proxy"), NOWHERE)
@@ -131,7 +147,7 @@ class Isolation:
         holder = subprocess.Popen(
             [
                 *("unshare", *user, "--net", "--mount"),
-                *(sys.executable, "-I", "-c", _HOLDER, str(hosts)),
+                *(sys.executable, "-I", "-c", _HOLDER, str(hosts), *self._read_only),
             ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

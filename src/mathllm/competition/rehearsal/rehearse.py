@@ -11,18 +11,21 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import polars as pl
+from packaging.utils import canonicalize_name
 
 import mathllm
 from mathllm.competition.bundle import manifest
+from mathllm.competition.bundle.wheels import LOCK, read_lock
 from mathllm.competition.kernel.journal import NAME
 from mathllm.competition.kernel.package import find_module
 from mathllm.competition.kernel.plots import plot_run
 from mathllm.competition.rehearsal import scorecard, session
 from mathllm.competition.rehearsal.isolation import DESCRIPTION, Isolation, Mode
-from mathllm.competition.rehearsal.kaggle_folders import lay_out_folders
+from mathllm.competition.rehearsal.kaggle_folders import lay_out_folders, other_sources
 from mathllm.competition.rehearsal.scorecard import PlayedRun
 from mathllm.data.problems import read_problems
 from mathllm.errors import BundleError
@@ -42,6 +45,7 @@ class Rehearsal:
     are the kernel's own, as (name, text) pairs. `backbone` is the folder that stands for
     Kaggle's model, if the bundle names one; `competition` has the competition's files, whose
     evaluation package kernel and gateway then use; without it ours plays its version `package`.
+    `attached` are folders that stand for the kernel's other sources, as (name, folder) pairs.
     """
 
     build: Path
@@ -54,6 +58,7 @@ class Rehearsal:
     parameters: Sequence[tuple[str, str]] = ()
     backbone: Path | None = None
     competition: Path | None = None
+    attached: Sequence[tuple[str, Path]] = ()
     package: str = CURRENT.package_version
 
 
@@ -81,15 +86,21 @@ def staged(
     problems = read_problems(order.problems)
     if order.competition is not None:
         _check_competition(order.competition)
-    _check_backbone(order, manifest.describe(order.build).model)
+    attached = _attached(order, manifest.describe(order.build).model)
     notebook = order.build.resolve() / manifest.KERNEL / manifest.NOTEBOOK
     parse_parameters(order.parameters, read_declarations(notebook))
     folder = Path(tempfile.mkdtemp(prefix="mathllm-rehearsal-"))
     try:
         folders = lay_out_folders(
-            folder, order.build.resolve(), order.problems, order.backbone, order.competition
+            folder, order.build.resolve(), order.problems, order.competition, attached
         )
-        with Isolation(folder / "isolation", [WORKING_TREE], order.mode) as isolation:
+        with Isolation(
+            folder / "isolation",
+            [WORKING_TREE],
+            order.mode,
+            read_only=folders.read_only,
+            absent=lacking(order.build),
+        ) as isolation:
             say(f"{len(problems)} problems, network: {DESCRIPTION[isolation.mode]}")
             source = manifest.read_metadata(order.build, manifest.SOURCE)["id"]
             play = session.Play(
@@ -103,6 +114,7 @@ def staged(
                 package=order.package,
                 parameters=dict(order.parameters),
                 vendored=manifest.injected(order.build),
+                wheels=_wheels(order.build),
             )
             yield play, truth_of(problems, order.known)
         if order.keep:
@@ -112,8 +124,47 @@ def staged(
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def lacking(build: Path) -> list[str]:
+    """What Kaggle's image lacks by the bundle's lock and the clone's: distributions and their
+    modules, which a rehearsal must not find in this environment."""
+    meta = WORKING_TREE.parent / "datasets_meta" / Path(manifest.WHEELS).name
+    locks = [path for path in (build / manifest.WHEELS / LOCK, meta / LOCK) if path.is_file()]
+    names = {canonicalize_name(pin.name) for path in locks for pin in read_lock(path)}
+    modules = {
+        module
+        for module, owners in packages_distributions().items()
+        if names.issuperset(map(canonicalize_name, owners))
+    }
+    return sorted(names | modules)
+
+
+def _wheels(build: Path) -> str:
+    """The dataset of wheels, "" in a bundle without."""
+    there = (build / manifest.WHEELS).is_dir()
+    return manifest.read_metadata(build, manifest.WHEELS)["id"] if there else ""
+
+
+def _attached(order: Rehearsal, model: str) -> dict[str, Path]:
+    """A folder for each source of the kernel's that is not in the bundle, and for no other."""
+    _check_backbone(order, model)
+    found = dict(order.attached) | ({model: order.backbone} if order.backbone else {})
+    wanted = other_sources(order.build)
+    for name in wanted:
+        if name not in found:
+            raise BundleError(
+                f"{order.build} attaches {name}: give a folder with its files, "
+                f"--attach {name} FOLDER"
+            )
+    for name, folder in found.items():
+        if name not in wanted:
+            raise BundleError(f"{order.build} attaches no {name}: leave its --attach out")
+        if not folder.is_dir():
+            raise BundleError(f"no folder {folder}: give one with the files of {name}")
+    return found
+
+
 def _check_backbone(order: Rehearsal, model: str) -> None:
-    """A folder is given for the bundle's model, and only for one."""
+    """A folder is given for the bundle's model, and only for one, and it is such a model."""
     if order.backbone is None:
         if model:
             raise BundleError(
@@ -126,6 +177,10 @@ def _check_backbone(order: Rehearsal, model: str) -> None:
         raise BundleError(
             f"{order.backbone} is no model: config.json is missing; give the folder that has it"
         )
+    else:
+        from mathllm.data.chat import load_tokenizer
+
+        load_tokenizer(order.backbone)
 
 
 def _check_competition(folder: Path) -> None:

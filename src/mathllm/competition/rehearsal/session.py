@@ -53,7 +53,8 @@ class Play:
 
     `package` is the version of the evaluation package that ours plays where the competition's
     own is not at hand. `parameters` are the kernel's own for these runs, in place of those that
-    the notebook was `vendored` with; `fault` is one of faults.FAULTS to inject.
+    the notebook was `vendored` with; `fault` is one of faults.FAULTS to inject; `wheels` is the
+    dataset whose packages the kernel has to install, if there is one.
     """
 
     folders: KaggleFolders
@@ -66,6 +67,7 @@ class Play:
     package: str = CURRENT.package_version
     parameters: Mapping[str, str] = field(default_factory=dict)
     fault: str | None = None
+    wheels: str = ""
     vendored: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -189,10 +191,11 @@ def _kernel(play: Play, run: PlayedRun, rerun: bool) -> Iterator[tuple[Process, 
     if play.seed is not None:
         parameters["seed"] = str(play.seed)
     given = parse_parameters(parameters.items(), read_declarations(play.notebook))
-    # As YAML, which JSON is: papermill would take a text such as "7" for a number.
-    values = json.dumps({**play.vendored, **given})
+    # Kaggle names no kernel and gives no parameters. Where ours are given, papermill writes the
+    # vendored cell anew. As YAML, which JSON is: it would take a text such as "7" for a number.
+    values = ["-y", json.dumps({**play.vendored, **given})] if given else []
     command = [
-        *(sys.executable, "-m", "papermill", "-k", "python3", "-y", values),
+        *(sys.executable, "-m", "papermill", *values),
         *("--log-output", "--no-progress-bar", "--cwd", str(working)),
         *(str(play.notebook), str(run.notebook)),
     ]
@@ -201,11 +204,17 @@ def _kernel(play: Play, run: PlayedRun, rerun: bool) -> Iterator[tuple[Process, 
     if play.fault is not None:
         environment[faults.VARIABLE] = play.fault
     follower = Follower(play, run, working / NAME)
+    before = play.folders.input_state()
     with _process(play, run, "kernel", command, environment) as kernel:
         try:
             yield kernel, follower
         finally:
             _terminate(kernel.popen, follower.pid)
+    if changed := before.items() ^ play.folders.input_state().items():
+        raise RunError(
+            f"{min(path for path, _ in changed)} was changed by the run, and Kaggle's input is "
+            "read-only: write to the working folder"
+        )
 
 
 @contextmanager
@@ -309,6 +318,9 @@ def _check(play: Play, run: PlayedRun, working: Path) -> None:
     inside = Path(run.package or "/").resolve()
     if not inside.is_relative_to(play.folders.input_root.resolve()):
         raise RunError(f"mathllm came from {inside}, not from what was vendored")
+    events = {event["event"] for event in read_journal(run.folder / "kernel" / NAME)}
+    if play.wheels and "wheels" not in events:
+        raise RunError(f"the kernel did not find the dataset of wheels, {play.wheels}")
     path = working / CURRENT.submission_file
     if not path.is_file():
         raise RunError(f"no {CURRENT.submission_file} was written{_result(working)}")
