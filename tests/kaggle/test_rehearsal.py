@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -22,8 +23,18 @@ from mathllm.competition.kernel.journal import read_journal
 from mathllm.competition.rehearsal import session
 from mathllm.competition.rehearsal.guard import is_loopback
 from mathllm.competition.rehearsal.isolation import Isolation
-from mathllm.competition.rehearsal.kaggle_folders import lay_out_folders, session_environment
-from mathllm.competition.rehearsal.rehearse import WORKING_TREE, Rehearsal, rehearse, truth_of
+from mathllm.competition.rehearsal.kaggle_folders import (
+    lay_out_folders,
+    other_sources,
+    session_environment,
+)
+from mathllm.competition.rehearsal.rehearse import (
+    WORKING_TREE,
+    Rehearsal,
+    lacking,
+    rehearse,
+    truth_of,
+)
 from mathllm.competition.rehearsal.scorecard import PlayedRun, conclusion, table
 from mathllm.data.problems import read_problems
 from mathllm.errors import BundleError
@@ -81,6 +92,88 @@ def test_nothing_but_loopback_can_be_reached_and_the_working_tree_not_at_all(iso
     with (tmp_path / "output").open("wb") as output:
         status = isolation.popen(command, dict(os.environ), tmp_path, output).wait()
     assert status == 0, (tmp_path / "output").read_text(encoding="utf-8")
+
+
+# What a kernel may not find here, as it would not on Kaggle; a child process neither.
+LACKING = """
+import errno, importlib, importlib.metadata, os, pathlib, subprocess, sys
+
+def refused(attempt):
+    try:
+        attempt()
+    except OSError as error:
+        assert error.errno == errno.EROFS, error
+        return True
+    return False
+
+folder, link = map(pathlib.Path, sys.argv[1:3])
+for place in (folder, link):
+    assert (place / "kept").read_text() == "kept"
+    assert refused(lambda: (place / "kept").write_text("changed"))
+    assert refused(lambda: (place / "new").touch())
+    assert refused(lambda: (place / "new").mkdir())
+    assert refused(lambda: (place / "kept").unlink())
+    assert refused(lambda: os.rename("moved", place / "moved"))
+    place.mkdir(exist_ok=True)
+for name in ("polars", "numpy"):
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        assert error.name == name, error
+    else:
+        raise AssertionError(f"imported {name}")
+    assert importlib.util.find_spec(name) is None
+    try:
+        importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        pass
+    else:
+        raise AssertionError(f"{name} has a version")
+import pyarrow
+importlib.metadata.version("pyarrow")
+pathlib.Path("own").mkdir(exist_ok=True)
+pathlib.Path("own", "numpy.py").write_text("mine = True")
+sys.path.append(os.path.abspath("own"))
+importlib.invalidate_caches()
+import numpy
+assert numpy.mine
+if len(sys.argv) < 4:
+    pathlib.Path("moved").touch()
+    subprocess.run([sys.executable, __file__, *sys.argv[1:], "child"], check=True)
+"""
+
+
+@pytest.mark.parametrize("mode", ["namespace", "guard"])
+def test_the_input_is_read_only_and_what_kaggle_lacks_is_not_found(tmp_path, mode):
+    (tmp_path / "input").mkdir()
+    (tmp_path / "build").mkdir()
+    (tmp_path / "input" / "link").symlink_to(tmp_path / "build")
+    for place in ("input", "build"):
+        (tmp_path / place / "kept").write_text("kept", encoding="utf-8")
+    probe = tmp_path / "probe.py"
+    probe.write_text(LACKING, encoding="utf-8")
+    folders = [tmp_path / "input", tmp_path / "build"]
+    arguments = [str(folders[0]), str(folders[0] / "link")]
+    lost = ["polars", "numpy"]
+    try:
+        with Isolation(tmp_path / "i", (), mode, read_only=folders, absent=lost) as isolation:
+            command = [sys.executable, str(probe), *arguments]
+            with (tmp_path / "output").open("wb") as output:
+                status = isolation.popen(command, dict(os.environ), tmp_path, output).wait()
+            # What knows nothing of Python's guard meets the mount itself, where there is one.
+            native = ["sh", "-c", f"echo changed > {folders[1]}/kept"]
+            written = isolation.popen(native, dict(os.environ), tmp_path, subprocess.PIPE).wait()
+    except OSError as reason:
+        pytest.skip(str(reason))
+    assert status == 0, (tmp_path / "output").read_text(encoding="utf-8")
+    assert (written == 0) is (mode == "guard")
+
+
+def test_what_the_locks_name_is_hidden_with_its_modules(build):
+    names = lacking(build)
+    assert {"tiny-probe", "math-verify"} <= set(names)  # of the bundle's lock, of the clone's
+    assert "math_verify" in names  # installed here
+    assert "sympy" not in names  # the image's
 
 
 def test_processes_in_one_isolation_share_loopback(isolation, tmp_path):
@@ -249,7 +342,7 @@ def own_build(tmp_path: Path, build: Path) -> Path:
 @pytest.mark.slow
 def test_a_failed_run_ends_the_rehearsal_with_status_1_and_its_log(own_build, problems, tmp_path):
     notebook = own_build / manifest.KERNEL / manifest.NOTEBOOK
-    broken = nbformat.read(notebook, as_version=4)
+    vendored = broken = nbformat.read(notebook, as_version=4)
     broken.cells[-1].source = "raise RuntimeError('a fault of ours')"
     nbformat.write(broken, notebook)
     reseal(own_build)
@@ -260,6 +353,97 @@ def test_a_failed_run_ends_the_rehearsal_with_status_1_and_its_log(own_build, pr
     assert "RuntimeError: a fault of ours" in result.stdout
     assert "rerun 1" not in result.stdout
     assert (runs / "commit-run" / "kernel.log").is_file()
+    # Nothing was given, so what ran is what was vendored, the injected cell byte for byte.
+    executed = nbformat.read(runs / "commit-run" / manifest.NOTEBOOK, as_version=4)
+    assert [c.source for c in executed.cells if c.source] == [
+        c.source for c in vendored.cells if c.source
+    ]
+
+
+def spoiled_cell(build: Path, source: str) -> None:
+    """Put a cell in front of a bundle's notebook, as if it had been vendored so."""
+    notebook = build / manifest.KERNEL / manifest.NOTEBOOK
+    content = nbformat.read(notebook, as_version=4)
+    content.cells.insert(0, nbformat.v4.new_code_cell(source))
+    nbformat.write(content, notebook)
+    reseal(build)
+
+
+WRITES = """
+import os, subprocess, pathlib
+root = pathlib.Path(os.environ["MATHLLM_INPUT_ROOT"])
+target = next(root.glob("datasets/*/mathllm-weights/trm"))
+"""
+
+
+@pytest.mark.parametrize(
+    ("cell", "words"),
+    [
+        (WRITES + "(target / 'lock').touch()", "Read-only file system"),
+        (
+            "import os, pathlib\nassert not [*pathlib.Path.home().iterdir()], pathlib.Path.home()\n"
+            "assert 'MY_SECRET' not in os.environ\nraise RuntimeError('nothing of the user')",
+            "nothing of the user",
+        ),
+        ("import math_verify", "No module named 'math_verify'"),
+    ],
+)
+def test_what_a_cell_would_not_find_on_kaggle_fails_here(
+    own_build, problems, tmp_path, monkeypatch, cell, words
+):
+    monkeypatch.setenv("MY_SECRET", "mine")
+    spoiled_cell(own_build, cell)
+    order = Rehearsal(own_build, problems, tmp_path / "runs", mode="guard")
+    said: list[str] = []
+    assert not rehearse(order, said.append)
+    assert words in "\n".join(said)
+    manifest.verify(own_build)
+
+
+def test_a_write_that_no_guard_sees_fails_the_run(own_build, problems, tmp_path):
+    spoiled_cell(own_build, WRITES + "subprocess.run(['touch', target / 'lock'])")
+    said: list[str] = []
+    assert not rehearse(
+        Rehearsal(own_build, problems, tmp_path / "runs", mode="guard"), said.append
+    )
+    assert re.search(r"trm(/lock)? was changed by the run.*read-only", "\n".join(said))
+
+
+def test_a_kernel_that_kaggle_has_not_is_not_found(own_build, problems, tmp_path):
+    notebook = own_build / manifest.KERNEL / manifest.NOTEBOOK
+    content = nbformat.read(notebook, as_version=4)
+    content.metadata.kernelspec.name = "my-venv"
+    nbformat.write(content, notebook)
+    reseal(own_build)
+    said: list[str] = []
+    assert not rehearse(
+        Rehearsal(own_build, problems, tmp_path / "runs", mode="guard"), said.append
+    )
+    assert "No such kernel named my-venv" in "\n".join(said)
+
+
+def test_other_sources_need_a_folder_that_stands_for_them(own_build, problems, tmp_path):
+    path = own_build / manifest.KERNEL / "kernel-metadata.json"
+    metadata = json.loads(path.read_text(encoding="utf-8"))
+    metadata["dataset_sources"].append("someone/vllm/3")
+    metadata["kernel_sources"] = ["someone/vllm-wheels"]
+    path.write_text(json.dumps(metadata), encoding="utf-8")
+    reseal(own_build)
+    order = Rehearsal(own_build, problems, tmp_path / "runs")
+    with pytest.raises(
+        BundleError, match=r"attaches someone/vllm/3.*--attach someone/vllm/3 FOLDER"
+    ):
+        rehearse(order)
+    given = [(name, tmp_path) for name in other_sources(own_build)]
+    more = replace(order, attached=[*given, ("other/data", tmp_path)])
+    with pytest.raises(BundleError, match="attaches no other/data"):
+        rehearse(more)
+    (tmp_path / "vllm").mkdir()
+    (tmp_path / "vllm" / "file").touch()
+    attached = dict.fromkeys(other_sources(own_build), tmp_path / "vllm")
+    folders = lay_out_folders(tmp_path / "stage", own_build, problems, attached=attached)
+    for place in ("datasets/someone/vllm", "notebooks/someone/vllm-wheels"):
+        assert (folders.input_root / place / "file").is_file()
 
 
 @pytest.mark.slow
@@ -335,12 +519,15 @@ def test_a_package_from_elsewhere_fails_the_run(play):
 
 
 def test_a_session_has_none_of_the_users_credentials(play, tmp_path):
-    user = {"KAGGLE_KEY": "secret", "HF_TOKEN": "secret", "PYTHONPATH": "/x", "LANG": "C.UTF-8"}
+    user = {"KAGGLE_KEY": "secret", "OPENAI_API_KEY": "secret", "HOME": "secret"}
+    user |= {"PYTHONPATH": "/x", "LANG": "C.UTF-8", "CUDA_VISIBLE_DEVICES": "0"}
     variables = session_environment(play.folders, tmp_path, rerun=False, user=user)
     assert "secret" not in variables.values()
     assert "PYTHONPATH" not in variables
     assert "KAGGLE_IS_COMPETITION_RERUN" not in variables
     assert variables["LANG"] == "C.UTF-8"
+    assert variables["CUDA_VISIBLE_DEVICES"] == "0"
+    assert not [*Path(variables["HOME"]).iterdir()]
 
 
 def answered(id_: str, answer: int, fault: str | None = None) -> dict:

@@ -77,3 +77,58 @@ def test_a_corrupt_tokenizer_is_named(tiny_tokenizer, tmp_path):
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(WeightsError, match=r"tokenizer\.json cannot be read"):
         load_tokenizer(tmp_path)
+
+
+TURNS = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+HEAD = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+ROLE_REFUSED = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+INSTRUCTION = "{% for m in messages %}[INST] {{ m.content }} [/INST]{% endfor %}"
+
+
+def rendered(tokenizer, head: bool = True) -> str:
+    """What transformers itself makes of a problem."""
+    messages = [{"role": "system", "content": "SYSTEM"}, {"role": "user", "content": "PROBLEM"}]
+    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=head)
+
+
+@pytest.mark.parametrize(
+    ("template", "words", "theirs"),
+    [
+        (None, "is missing", None),
+        (ROLE_REFUSED + TURNS + HEAD, "refuses a system prompt and a problem.*no system", None),
+        (TURNS + HEAD + "{% if %}", "refuses a system prompt and a problem", None),
+        (
+            TURNS.replace("%}<|im", "%}{% if m.role != 'system' %}<|im").replace(
+                "{% endfor", "{% endif %}{% endfor"
+            )
+            + HEAD,
+            "drops the system prompt",
+            lambda text: "SYSTEM" not in text and "PROBLEM" in text,
+        ),
+        (TURNS, r"opens no turn for the answer \(<\|im_start\|>assistant\)", lambda _: True),
+        (
+            TURNS.replace("{{ m.content }}", "{{ m.content if m.role == 'system' else '' }}")
+            + HEAD,
+            "loses the problem's text",
+            lambda text: "PROBLEM" not in text,
+        ),
+        (INSTRUCTION, r"has ' \[/INST\]' after the problem", lambda t: "<|im_end|>" not in t),
+    ],
+)
+def test_a_template_that_would_spoil_every_prompt_is_refused(
+    tiny_tokenizer, tmp_path, template, words, theirs
+):
+    tiny_tokenizer.save_pretrained(tmp_path)
+    spoiled = load_tokenizer(tmp_path)  # as it is, it passes
+    spoiled.chat_template = template
+    (tmp_path / "chat_template.jinja").unlink(missing_ok=True)
+    spoiled.save_pretrained(tmp_path)
+    with pytest.raises(WeightsError, match=rf"{tmp_path}/\S+: the chat template {words}.*Instruct"):
+        load_tokenizer(tmp_path)
+    if theirs is None:  # transformers raises too, but only when a problem comes
+        with pytest.raises(Exception, match=r"chat_template|no system|Expected|expected"):
+            rendered(spoiled)
+    else:  # it says nothing
+        assert theirs(rendered(spoiled))
+        if "opens no turn" in words:
+            assert rendered(spoiled) == rendered(spoiled, head=False)

@@ -8,7 +8,7 @@ import json
 import shlex
 import sys
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -68,6 +68,7 @@ def _effective(notebook: Path, given: Mapping[str, Any]) -> dict[str, Any]:
         )
     try:
         exec(compile("".join(tagged[SETTINGS]["source"]), str(notebook), "exec"), scope)
+        _check_sampling(scope.get("settings"))
     except UserError:
         raise
     except Exception as fault:
@@ -76,6 +77,15 @@ def _effective(notebook: Path, given: Mapping[str, Any]) -> dict[str, Any]:
             "mend it"
         ) from fault
     return values
+
+
+def _check_sampling(settings: Any) -> None:
+    """What of the solver's settings only the engine looks at, which the kernel loads later."""
+    from mathllm.engines import SamplingConfig  # and with it torch
+
+    named = {field.name: getattr(settings, field.name, None) for field in fields(SamplingConfig)}
+    named |= {"n": getattr(settings, "n_samples", None)}
+    SamplingConfig(**{name: value for name, value in named.items() if value is not None})
 
 
 def _check_hours(values: Mapping[str, Any], gpu: bool) -> None:

@@ -19,7 +19,7 @@ TAG = "injected-parameters"  # papermill's, so that a run of its own replaces th
 NOTEBOOK_BYTES = 1_000_000
 KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": "python3"}
 _INSTALLS = re.compile(
-    r"^\s*[!%]*\s*(\S*python\S*\s+-m\s+)?(uv\s+)?(pip3?|conda|mamba|apt|apt-get)\s+"
+    r"^\s*[!%]*\s*(\S+\s+-m\s+)?(uv\s+)?(pip3?|conda|mamba|apt|apt-get)\s+"
     r"(-\S+\s+)*install\b(?!.*--no-index)",
 )
 _SHELL_CELLS = ("%%bash", "%%sh", "%%script")

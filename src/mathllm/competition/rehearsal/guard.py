@@ -107,9 +107,9 @@ class Finder:
 
     def find_distributions(self, *context: Any) -> Iterator[Any]:
         for found in PathFinder.find_distributions(*context):
-            path = os.fspath(found._path)  # of its metadata: FOLDER/NAME-VERSION.dist-info
-            name = _normal(os.path.basename(path).partition("-")[0])
-            if name not in self._absent or _real(os.path.dirname(path)) not in self._folders:
+            path = found._path  # of its metadata: FOLDER/NAME-VERSION.dist-info
+            name = _normal(path.name.partition("-")[0])
+            if name not in self._absent or _real(str(path.parent)) not in self._folders:
                 yield found
 
     def invalidate_caches(self) -> None:
