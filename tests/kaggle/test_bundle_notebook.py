@@ -82,6 +82,7 @@ def no_language(metadata: dict[str, Any]) -> None:
     del metadata["kernelspec"]["language"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spoil", "theirs"),
     [
@@ -111,6 +112,7 @@ def test_a_kernelspec_of_no_or_another_language_is_refused(spoil):
         check(content)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [{"nbformat": 3}, {"nbformat": 5}, {"nbformat": None}, {"metadata": None}],

@@ -376,6 +376,7 @@ target = next(root.glob("datasets/*/mathllm-weights/trm"))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("cell", "words"),
     [
@@ -400,6 +401,7 @@ def test_what_a_cell_would_not_find_on_kaggle_fails_here(
     manifest.verify(own_build)
 
 
+@pytest.mark.slow
 def test_a_write_that_no_guard_sees_fails_the_run(own_build, problems, tmp_path):
     spoiled_cell(own_build, WRITES + "subprocess.run(['touch', target / 'lock'])")
     said: list[str] = []
@@ -409,6 +411,7 @@ def test_a_write_that_no_guard_sees_fails_the_run(own_build, problems, tmp_path)
     assert re.search(r"trm(/lock)? was changed by the run.*read-only", "\n".join(said))
 
 
+@pytest.mark.slow
 def test_a_kernel_that_kaggle_has_not_is_not_found(own_build, problems, tmp_path):
     notebook = own_build / manifest.KERNEL / manifest.NOTEBOOK
     content = nbformat.read(notebook, as_version=4)
