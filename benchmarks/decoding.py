@@ -2,7 +2,7 @@
 
 A random backbone of Qwen2's shape and a TRM over it whose weights are scaled until its
 greedy tokens agree with the backbone's as often as asked. What they say is nonsense, how
-long it takes is not. Baselines, in the same run: "backbone", transformers' own generate;
+long it takes is not. Baselines, in the same run: "generate", transformers' own on the backbone;
 "naive", everything recomputed for every token. Greedy, float32 on a CPU, 16 bits on a GPU.
 
     python benchmarks/decoding.py                          hidden 512, on 2 threads
@@ -10,178 +10,18 @@ long it takes is not. Baselines, in the same run: "backbone", transformers' own 
 """
 
 import argparse
-import gc
 import json
 import resource
-import statistics
 import sys
 import time
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from measuring import Measured, bandwidth, measure_engine, measure_generate, often, synchronise
+from shapes import SHAPES, agree, build, random_prompt
 
-from mathllm.engines import Decoder, Progress, SamplingConfig
-from mathllm.trm import RecursiveLM, TRMConfig
-
-PRESETS = {
-    "512": {"hidden": 512, "layers": 4, "heads": 8, "kv_heads": 2, "vocabulary": 151_936},
-    "1024": {"hidden": 1024, "layers": 4, "heads": 16, "kv_heads": 2, "vocabulary": 151_936},
-    # config.json of Qwen2.5-Math-1.5B-Instruct and 7B-Instruct
-    "1.5b": {
-        "hidden": 1536,
-        "layers": 28,
-        "heads": 12,
-        "kv_heads": 2,
-        "vocabulary": 151_936,
-        "intermediate": 8960,
-    },
-    "7b": {
-        "hidden": 3584,
-        "layers": 28,
-        "heads": 28,
-        "kv_heads": 4,
-        "vocabulary": 152_064,
-        "intermediate": 18944,
-        "tied": False,
-    },
-}
-
-
-@dataclass
-class Measured:
-    """One engine: rates in tokens/s over all rows, times in seconds, memory in bytes."""
-
-    engine: str
-    rows: int
-    tokens: int
-    tokens_per_second: float
-    first_token: float
-    seconds: float
-    cache_bytes: int = 0
-    acceptance: float | None = None
-    per_pass: float | None = None
-
-
-def build(arguments: argparse.Namespace) -> RecursiveLM:
-    """A random backbone and an untrained TRM, on the device, in its precision."""
-    torch.manual_seed(0)
-    shape = PRESETS[arguments.preset]
-    config = Qwen2Config(
-        vocab_size=shape["vocabulary"],
-        hidden_size=shape["hidden"],
-        intermediate_size=shape.get("intermediate", 4 * shape["hidden"]),
-        num_hidden_layers=shape["layers"],
-        num_attention_heads=shape["heads"],
-        num_key_value_heads=shape["kv_heads"],
-        max_position_embeddings=4096,
-        tie_word_embeddings=shape.get("tied", True),
-    )
-    dtype = torch.float32 if arguments.device == "cpu" else torch.bfloat16
-    with torch.device(arguments.device):
-        backbone = Qwen2ForCausalLM(config).eval().to(dtype)
-    trm = {"n": arguments.n, "T": arguments.T, "N_sup": arguments.N_sup}
-    model = RecursiveLM(backbone, TRMConfig.for_backbone(config, **trm)).eval()
-    for _, parameter in model.trm_parameters():
-        parameter.data = parameter.data.to(dtype)
-    return model
-
-
-@torch.inference_mode()
-def agree(model: RecursiveLM, prompt: list[int], wanted: float, tokens: int) -> float:
-    """Scale f's output projections until greedy decoding keeps `wanted` of the drafts.
-
-    Bisection on the logarithm of the scale, on the share of tokens of the decoder's own
-    text where the backbone would say the same. Gives the share reached.
-    """
-    projections = [p for k, p in model.trm_parameters() if k.endswith(("o.weight", "down.weight"))]
-    directions = [torch.randn_like(p.float()) / p.shape[1] ** 0.5 for p in projections]
-    low, high, share = -7.0, 1.0, 1.0
-    for _ in tqdm(range(12), desc="scaling the TRM", disable=None):
-        scale = (low + high) / 2
-        for projection, direction in zip(projections, directions, strict=True):
-            projection.copy_(direction * 10**scale)
-        share = agreement(model, prompt, tokens)
-        if abs(share - wanted) < 0.015:
-            break
-        low, high = (scale, high) if share > wanted else (low, scale)
-    return share
-
-
-def agreement(model: RecursiveLM, prompt: list[int], tokens: int) -> float:
-    """Share of the decoder's greedy tokens that the backbone would have said there too."""
-    config = SamplingConfig(max_new_tokens=tokens, temperature=0)
-    ((sample,),) = Decoder(model, max_drafts=4).generate([prompt], config)
-    text = torch.tensor([prompt + sample.tokens], device=model.halting.weight.device)
-    theirs = model.backbone(text).logits[0, len(prompt) - 1 : -1].argmax(dim=-1)
-    return (theirs == text[0, len(prompt) :]).float().mean().item()
-
-
-def synchronise(device: str) -> None:
-    """Wait for a GPU, so that a clock means something."""
-    if device == "cuda":
-        torch.cuda.synchronize()
-
-
-def measure_decoder(
-    engine: str, decoder: Decoder, prompt: list[int], rows: int, tokens: int, device: str
-) -> Measured:
-    """The decoder on `rows` samples of one prompt."""
-    config = SamplingConfig(n=rows, max_new_tokens=tokens, temperature=0)
-    first: list[float] = []
-
-    def told(progress: Progress) -> None:
-        first.append(progress.seconds)
-
-    decoder.generate([prompt], SamplingConfig(n=rows, max_new_tokens=4, temperature=0))
-    synchronise(device)
-    began = time.perf_counter()
-    (samples,) = decoder.generate([prompt], config, on_pass=told)
-    synchronise(device)
-    seconds = time.perf_counter() - began
-    count = sum(len(sample.tokens) for sample in samples)
-    drafted = sum(sample.drafted for sample in samples)
-    plan = decoder.memory_plan(len(prompt) + tokens, rows)
-    return Measured(
-        engine,
-        rows,
-        count,
-        count / seconds,
-        first[0],
-        seconds,
-        plan.row * rows,
-        sum(sample.accepted for sample in samples) / drafted if drafted else None,
-        count / rows / len(first),
-    )
-
-
-@torch.inference_mode()
-def measure_backbone(
-    model: RecursiveLM, prompt: list[int], rows: int, tokens: int, device: str
-) -> Measured:
-    """transformers' own greedy generate."""
-    ids = torch.tensor([prompt] * rows, device=device)
-
-    def generate(count: int) -> float:
-        began = time.perf_counter()
-        model.backbone.generate(
-            ids,
-            attention_mask=torch.ones_like(ids),
-            max_new_tokens=count,
-            min_new_tokens=count,
-            do_sample=False,
-            eos_token_id=None,
-            pad_token_id=0,
-        )
-        synchronise(device)
-        return time.perf_counter() - began
-
-    generate(4)
-    first = generate(1)
-    seconds = generate(tokens)
-    return Measured("backbone", rows, rows * tokens, rows * tokens / seconds, first, seconds)
+from mathllm.engines import Decoder
+from mathllm.trm import RecursiveLM
 
 
 @torch.inference_mode()
@@ -194,20 +34,8 @@ def measure_naive(model: RecursiveLM, prompt: list[int], tokens: int, device: st
         text = torch.cat([text, model.logits(text)[:, -1:].argmax(dim=-1)], dim=1)
         synchronise(device)
         times.append(time.perf_counter() - began)
-    return Measured("naive", 1, tokens, tokens / sum(times), times[0], sum(times))
-
-
-def bandwidth(device: str) -> float:
-    """Bytes a second that this machine reads from memory, the best of five sums of 1 GiB."""
-    block = torch.ones(2**28, device=device)
-    seconds = []
-    for _ in range(5):
-        synchronise(device)
-        began = time.perf_counter()
-        block.sum()
-        synchronise(device)
-        seconds.append(time.perf_counter() - began)
-    return block.numel() * 4 / min(seconds)
+    rates = tokens / sum(times), (tokens - 1) / max(sum(times[1:]), 1e-9)
+    return Measured("naive", 1, tokens, *rates, times[0], sum(times))
 
 
 def roofline(model: RecursiveLM, context: int, device: str, seconds_per_token: float) -> dict:
@@ -232,7 +60,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--preset", choices=PRESETS, default="512", help="shapes (default 512)")
+    parser.add_argument("--preset", choices=SHAPES, default="512", help="shapes (default 512)")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="default cpu")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
     parser.add_argument("--n", type=int, default=6, help="latent updates (default 6)")
@@ -251,32 +79,30 @@ def main() -> int:
         return 2
     torch.set_num_threads(arguments.threads)
     device = arguments.device
-    model = build(arguments)
-    generator = torch.Generator().manual_seed(1)
-    vocabulary = model.config.vocab_size
-    prompt = torch.randint(0, vocabulary, (arguments.prompt,), generator=generator).tolist()
+    dtype = torch.float32 if device == "cpu" else torch.bfloat16
+    trm = {"n": arguments.n, "T": arguments.T, "N_sup": arguments.N_sup}
+    model = build(arguments.preset, device, dtype, **trm)
+    prompt = random_prompt(model, arguments.prompt)
     reached = agree(model, prompt, arguments.agreement, arguments.tokens)
 
-    def often(measure, *given) -> Measured:
-        runs = [measure(*given) for _ in range(arguments.repeats)]
-        gc.collect()
-        middle = statistics.median_low([run.tokens_per_second for run in runs])
-        return next(run for run in runs if run.tokens_per_second == middle)
+    def measured(name: str, rows: int, decoder: Decoder | None = None) -> Measured:
+        given = (prompt, rows, arguments.tokens, device)
+        if decoder is None:
+            return often(lambda: measure_generate(model, *given), arguments.repeats)
+        return often(lambda: measure_engine(name, decoder, *given), arguments.repeats)
 
     plain, drafting = Decoder(model, max_drafts=0), Decoder(model)
     results = [
-        often(measure_backbone, model, prompt, 1, arguments.tokens, device),
+        measured("generate", 1),
         measure_naive(model, prompt, arguments.naive_tokens, device),
-        often(measure_decoder, "exact, no drafts", plain, prompt, 1, arguments.tokens, device),
-        often(measure_decoder, "exact, drafts", drafting, prompt, 1, arguments.tokens, device),
+        measured("exact, no drafts", 1, plain),
+        measured("exact, drafts", 1, drafting),
     ]
     for rows in arguments.batch:
         results += [
-            often(measure_backbone, model, prompt, rows, arguments.tokens, device),
-            *(
-                often(measure_decoder, name, decoder, prompt, rows, arguments.tokens, device)
-                for name, decoder in (("exact, no drafts", plain), ("exact, drafts", drafting))
-            ),
+            measured("generate", rows),
+            measured("exact, no drafts", rows, plain),
+            measured("exact, drafts", rows, drafting),
         ]
     show(arguments, model, results, reached)
     return 0
@@ -301,14 +127,14 @@ def show(
     for result in results:
         # Against the backbone in a batch of the same size.
         rate = next(
-            r.tokens_per_second for r in results if r.engine == "backbone" and r.rows == result.rows
+            r.tokens_per_second for r in results if r.engine == "generate" and r.rows == result.rows
         )
         ratios = {
             "backbone": result.tokens_per_second / rate,
             "naive": result.tokens_per_second / naive.tokens_per_second,
             "single_without_drafts": result.tokens_per_second / single.tokens_per_second,
         }
-        rows.append(asdict(result) | {"ratios": ratios})
+        rows.append({k: v for k, v in vars(result).items() if k != "texts"} | {"ratios": ratios})
         kept = "" if result.acceptance is None else f"{result.acceptance:.0%}"
         per_pass = "" if result.per_pass is None else f"{result.per_pass:.1f}"
         print(
