@@ -94,7 +94,7 @@ def plan(shape: str) -> list[Case]:
     deep = ", ".join(f"{k} = {v}" for k, v in large.items())
     for rows in (few, some):
         given = {"rows": rows, "engine": "trm"} | large
-        cases.append(Case("c", f"TRM, {deep}, {rows} rows", "decoding", 30, given))
+        cases.append(Case("c", f"TRM, {deep}, {rows} rows", "decoding", 40, given))
     size = {"batch": 48, "length": 12} if tiny else {"batch": 8000, "length": 1000}
     for trm in (SMALL, large | {"N_sup": 4}):
         name = ", ".join(f"{k} = {v}" for k, v in trm.items())
@@ -337,6 +337,12 @@ def main() -> int:
     if arguments.plan:
         show_plan(cases, arguments)
         return 0
+    if arguments.device == "cuda" and not gpu_names():
+        print(
+            "error: nvidia-smi names no GPU here: try the plan with --device cpu --shapes tiny",
+            file=sys.stderr,
+        )
+        return 2
     report = {"about": about(arguments), "cases": []}
     supervise(cases, arguments, report)
     print("\n" + "\n".join(line_of(row) for row in report["cases"]))

@@ -18,11 +18,13 @@ from measuring import (
     matmul_rate,
     measure_engine,
     measure_generate,
+    median_seconds,
     often,
     pass_work,
     prompt_flops,
 )
 from shapes import agree, backbone_config, build, random_prompt
+from torch.autograd import DeviceType
 
 from mathllm.engines import BackboneDecoder, Decoder, SamplingConfig, graphs
 from mathllm.tokens.rows import Example, TokenSet
@@ -209,8 +211,12 @@ def profile(bench: Bench, rows: int, **trm: int) -> dict[str, Any]:
         decoder.generate([prompt], config)
         with torch.profiler.profile(activities=activities) as seen:
             run = measure_engine("trm", decoder, prompt, rows, config.max_new_tokens, bench.device)
-    kind = "device" if cuda else "cpu"
-    times = {e.key: getattr(e, f"self_{kind}_time_total") / 1e6 for e in seen.key_averages()}
+    kind, name = (DeviceType.CUDA, "device") if cuda else (DeviceType.CPU, "cpu")
+    times = {
+        event.key: getattr(event, f"self_{name}_time_total") / 1e6
+        for event in seen.key_averages()
+        if event.device_type == kind  # an operation's kernels are events of their own
+    }
     longest = sorted(times, key=times.__getitem__, reverse=True)[:15]
     return {
         "kernel_seconds": sum(times.values()),
@@ -237,6 +243,13 @@ def training(bench: Bench, batch: int, length: int, **trm: int) -> dict[str, Any
     seconds = [row["tokens_per_second"] for row in steps[model.config.N_sup :]]
     tokens = batch // length * length
     rate = 1 / statistics.fmean(1 / each for each in seconds)
+    states = [trainer.micro_batches[0].x] * 3  # x, y and z go there, y and z come back
+
+    def move() -> None:
+        there = [state.to(device) for state in states]
+        for state in there[:2]:
+            state.cpu()
+
     expected = estimate(shape, model.config, batch, 1, name, name, compute.logits_chunk, False)
     return {
         "tokens_per_second": rate,
@@ -244,6 +257,7 @@ def training(bench: Bench, batch: int, length: int, **trm: int) -> dict[str, Any
         "flops_per_second": rate * step_flops(model, length),
         "loss": [row["loss"] for row in steps],
         "estimated_bytes": expected.total,
+        "seconds_moving_states": median_seconds(move, bench.device, 3),
     } | peak(bench)
 
 

@@ -116,6 +116,11 @@ def test_torchs_own_words_for_no_memory_are_known():
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**60)
     assert out_of_memory(caught.value)
+    for said in (
+        "CUDA error: out of memory",
+        "CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate",
+    ):
+        assert out_of_memory(RuntimeError(said))
     assert not out_of_memory(RuntimeError("shapes do not match"))
     assert not out_of_memory(ValueError("can't allocate memory"))
 

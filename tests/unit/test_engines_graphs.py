@@ -183,3 +183,20 @@ def test_passes_that_record_a_graph_are_not_timed(recorded, monkeypatch):
         now > earlier for earlier, now in itertools.pairwise(before)
     ]
     assert not told[-1][1]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("halting", [None, 0.6])
+def test_cuda_graphs_give_the_tokens_of_passes_without(halting):
+    model = random_trm(make_backbone(), n=2, T=1, N_sup=3).to("cuda")
+    config = SamplingConfig(n=3, max_new_tokens=24, temperature=0.8)
+    plain, graphed = (
+        Decoder(model, max_drafts=2, halting_threshold=halting, graphs=graphs)
+        for graphs in (False, True)
+    )
+    texts = [
+        [[sample.tokens for sample in samples] for samples in found]
+        for decoder in (plain, graphed, graphed)  # recorded, then replayed
+        for found in [decoder.generate([[1, 2, 3], [4]], config)]
+    ]
+    assert texts[1] == texts[2] == texts[0]

@@ -89,6 +89,8 @@ def plan(
 
 def out_of_memory(fault: BaseException) -> bool:
     """Whether an exception says that memory ran out, on a GPU or on the host."""
+    # Of the host; of CUDA outside of torch's own allocator, as for a graph; of cuBLAS.
+    said = ("can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
     return isinstance(fault, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(fault, RuntimeError) and "can't allocate memory" in str(fault)
+        isinstance(fault, RuntimeError) and any(text in str(fault) for text in said)
     )
