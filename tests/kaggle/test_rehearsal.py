@@ -588,22 +588,61 @@ def test_a_rehearsal_that_cannot_have_its_mode_leaves_nothing_behind(
     assert not list(tmp_path.glob("mathllm-rehearsal-*"))
 
 
+LOADING = """
+from types import SimpleNamespace
+
+def load_solver(name):
+    engine = SimpleNamespace(max_positions=9, generate=lambda *asked: [name, *asked])
+    solver = SimpleNamespace(engine=engine, tokenizer=None)
+    solver.solve = lambda: solver.engine.generate([[1]], [None], [[0]])
+    return solver
+"""
+SOLVE = """
+from mathllm.solving.loading import load_solver
+
+solver = load_solver("it")
+for _ in range(3):
+    try:
+        print(solver.solve()[0])
+    except RuntimeError as fault:
+        print(fault)
+"""
+
+
+@pytest.mark.parametrize(
+    ("variables", "second"),
+    [({}, "it"), ({"MATHLLM_FAULT": "engine"}, "injected: the engine broke")],
+)
+def test_a_fault_strikes_a_solver_that_knows_nothing_of_it(tmp_path, variables, second):
+    package = tmp_path / "source" / "mathllm" / "solving"
+    package.mkdir(parents=True)
+    (package / "loading.py").write_text(LOADING, encoding="utf-8")
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(tmp_path / "source"), **variables}
+    with Isolation(tmp_path / "isolation", [WORKING_TREE], "guard") as isolation:
+        process = isolation.popen(
+            [sys.executable, "-c", SOLVE], environment, tmp_path, subprocess.PIPE
+        )
+        output, _ = process.communicate(timeout=60)
+    assert output.decode().splitlines() == ["it", second, "it"]
+
+
 @pytest.mark.slow
 def test_injected_faults_cost_no_more_than_the_problem_they_strike(build, problems, tmp_path):
     runs = tmp_path / "runs"
     result = build_py(
         *("--build", build, "--problems", problems, "--runs-dir", runs),
-        *("--faults", "engine", "connection", "weights"),
+        *("--faults", "engine", "memory", "connection", "weights"),
     )
     assert result.returncode == 0, result.stdout + result.stderr
     assert "NOT CONTAINED" not in result.stdout
     table = (runs / "faults.txt").read_text(encoding="utf-8")
-    for name in ("engine", "connection", "weights"):
+    for name in ("engine", "memory", "connection", "weights"):
         (row,) = [line for line in table.splitlines() if line.startswith(f"{name} ")][:1]
         assert "2 of 2" in row
         written = pl.read_parquet(runs / f"with-{name}" / "gateway" / CURRENT.submission_file)
         assert sorted(written["id"]) == read_problems(problems)["id"].to_list()
     assert "injected: the engine broke" in table
+    assert "injected: out of memory" in table
     journal = (runs / "with-weights" / "kernel" / "journal.jsonl").read_text(encoding="utf-8")
     assert "the plain backbone answers" in journal
 

@@ -19,7 +19,6 @@ from mathllm.competition.kernel import backbone, install, integrity
 from mathllm.competition.kernel.journal import NAME, Journal, is_unfinished, warnings_to
 from mathllm.competition.kernel.package import Server, make_server
 from mathllm.competition.kernel.submission import Submission, cause_of
-from mathllm.competition.rehearsal import faults
 from mathllm.errors import EvaluationPackageError
 from mathllm.settings import CURRENT
 from mathllm.solving import Budget, EngineSettings, Solver, SolverSettings, load_solver
@@ -177,6 +176,4 @@ def _load_solver(
     log = paths.working_dir()
     solver = load_solver(folder, settings, device, engine, strict, log, model)
     journal.write("mathematics", package=sympy_process.origin())
-    if fault := os.environ.get(faults.VARIABLE):  # a rehearsal's, never set on Kaggle
-        faults.inject(fault, solver)
     return solver

@@ -1,25 +1,35 @@
 """Faults on purpose, so that a rehearsal shows what each one costs.
 
 Each strikes the second problem of a run, or the whole run, in a rehearsed kernel only: the
-variable MATHLLM_FAULT names it. Knows how to break a solver. Knows nothing of how a run is
-played or judged.
+variable MATHLLM_FAULT names it. What was vendored knows nothing of faults: isolation.py puts
+a copy of this file beside guard.py's, which calls `await_solver` at the start of each Python
+process. So it needs the standard library alone until a solver is there. Knows how to break
+one. Knows nothing of how a run is played or judged.
 """
 
+import functools
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from mathllm.solving import Solver
-
 if TYPE_CHECKING:
-    from mathllm.engines import Completion
+    from mathllm.engines import Completion, Engine, SamplingConfig
+    from mathllm.solving import Solver
 
 VARIABLE = "MATHLLM_FAULT"
+LOADING = "mathllm.solving.loading"  # has the load_solver that is wrapped
 STRUCK = 2  # the problem that a fault strikes, counted from 1
 LATE_SECONDS = 1.0  # after the deadline, that a slow engine comes back
 
-Generate = Callable[..., list[list["Completion"]]]
+Completions = list[list["Completion"]]
+Prompts = Sequence[Sequence[int]]
+Seeds = Sequence[Sequence[int]]
+Strike = Callable[["_Struck", Prompts, Sequence["SamplingConfig"], Seeds], Completions]
 
 
 @dataclass(frozen=True)
@@ -29,85 +39,83 @@ class Fault:
     name: str
     what: str
     parameters: Mapping[str, str] = field(default_factory=dict)
-    strike: Callable[["_Struck", tuple, dict], Any] | None = None
+    strike: Strike | None = None
 
 
 class _Struck:
-    """An engine that a fault can strike; everything else is the engine's own."""
+    """A solver's engine that a fault can strike."""
 
-    def __init__(self, engine: Any, solver: Solver, fault: Fault) -> None:
-        self._engine, self._solver, self._fault = engine, solver, fault
+    def __init__(self, engine: "Engine", solver: "Solver", strike: Strike) -> None:
+        self.engine, self.tokenizer, self._strike = engine, solver.tokenizer, strike
         self.problem = 0
         self.calls = 0  # of this problem
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._engine, name)
-
     @property
-    def tokenizer(self) -> Any:
-        return self._solver.tokenizer
+    def max_positions(self) -> int:
+        return self.engine.max_positions
 
-    def generate(self, *arguments: Any, **named: Any) -> list[list["Completion"]]:
+    def generate(
+        self, prompts: Prompts, configs: Sequence["SamplingConfig"], seeds: Seeds
+    ) -> Completions:
         self.calls += 1
         if self.problem == STRUCK:
-            return self._fault.strike(self, arguments, named)
-        return self._engine.generate(*arguments, **named)
-
-    def whole(self, arguments: tuple, named: dict) -> list[list["Completion"]]:
-        """What the engine says unharmed."""
-        return self._engine.generate(*arguments, **named)
+            return self._strike(self, prompts, configs, seeds)
+        return self.engine.generate(prompts, configs, seeds)
 
 
-def _raise(*_: Any) -> Any:
+def _raise(*_: Any) -> Completions:
     raise RuntimeError("injected: the engine broke")
 
 
-def _no_memory(struck: _Struck, arguments: tuple, named: dict) -> Any:
+def _no_memory(
+    struck: _Struck, prompts: Prompts, configs: Sequence["SamplingConfig"], seeds: Seeds
+) -> Completions:
     """Twice in the middle of a batch."""
     import torch
 
-    from mathllm.engines.lanes import Lanes
+    calls = []
 
-    feed, calls = Lanes.feed, []
-
-    def scarce(lanes: Lanes, *given: Any, **options: Any) -> Any:
+    def scarce(*_: Any) -> None:
         calls.append(1)
         if len(calls) in (8, 16):
             raise torch.OutOfMemoryError("injected: out of memory")
-        return feed(lanes, *given, **options)
 
-    Lanes.feed = scarce
+    hook = struck.engine.model.backbone.model.register_forward_pre_hook(scarce)
     try:
-        return struck.whole(arguments, named)
+        return struck.engine.generate(prompts, configs, seeds)
     finally:
-        Lanes.feed = feed
+        hook.remove()
 
 
-def _writes(code: str) -> Callable[[_Struck, tuple, dict], Any]:
+def _writes(code: str) -> Strike:
     """An engine that begins its samples with a program."""
 
-    def strike(struck: _Struck, arguments: tuple, named: dict) -> Any:
+    def strike(
+        struck: _Struck, prompts: Prompts, configs: Sequence["SamplingConfig"], seeds: Seeds
+    ) -> Completions:
         from mathllm.engines import Completion
 
         if struck.calls > 1:
-            return struck.whole(arguments, named)
+            return struck.engine.generate(prompts, configs, seeds)
         text = f"```python\n{code}\n```\n```output"
         tokens = struck.tokenizer(text, add_special_tokens=False)["input_ids"]
         zeros = [0.0] * len(tokens)
         return [
             [Completion([*tokens], zeros, zeros, [], "stop") for _ in range(config.n)]
-            for config in arguments[1]
+            for config in configs
         ]
 
     return strike
 
 
-def _slow(struck: _Struck, arguments: tuple, named: dict) -> Any:
+def _slow(
+    struck: _Struck, prompts: Prompts, configs: Sequence["SamplingConfig"], seeds: Seeds
+) -> Completions:
     """Comes back after the deadline, with nothing."""
-    prompts, configs = arguments
-    deadline = max(c.deadline or 0.0 for c in configs)
+    deadline = max(config.deadline or 0.0 for config in configs)
     time.sleep(max(0.0, deadline - time.monotonic()) + LATE_SECONDS)
-    return struck.whole((prompts, [replace(c, deadline=0.0) for c in configs]), named)
+    late = [replace(config, deadline=0.0) for config in configs]
+    return struck.engine.generate(prompts, late, seeds)
 
 
 # Twelve problems in four minutes: one that eats its share can be waited for.
@@ -151,12 +159,12 @@ FAULTS = {
 }
 
 
-def inject(name: str, solver: Solver) -> None:
+def inject(name: str, solver: "Solver") -> None:
     """Break the solver's engine as the fault says, if it is one of the engine's."""
-    fault = FAULTS[name]
-    if fault.strike is None:
+    strike = FAULTS[name].strike
+    if strike is None:
         return
-    engine = _Struck(solver.engine, solver, fault)
+    engine = _Struck(solver.engine, solver, strike)
     solve = solver.solve
 
     def counted(*arguments: Any, **named: Any) -> Any:
@@ -166,3 +174,35 @@ def inject(name: str, solver: Solver) -> None:
 
     solver.engine = engine
     solver.solve = counted
+
+
+class _Wrapping(MetaPathFinder):
+    """Lets the module LOADING be imported, and wraps its load_solver before anyone has it."""
+
+    def __init__(self, fault: str) -> None:
+        self._fault = fault
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        spec = PathFinder.find_spec(name, path, target) if name == LOADING else None
+        if spec is not None:
+            execute = spec.loader.exec_module
+            spec.loader.exec_module = lambda module: (execute(module), self._wrap(module))
+        return spec
+
+    def _wrap(self, module: ModuleType) -> None:
+        load = module.load_solver
+
+        @functools.wraps(load)
+        def load_and_inject(*arguments: Any, **named: Any) -> "Solver":
+            solver = load(*arguments, **named)
+            inject(self._fault, solver)
+            return solver
+
+        module.load_solver = load_and_inject
+
+
+def await_solver(fault: str) -> None:
+    """Break the solver that this process loads, if it ever loads one."""
+    sys.meta_path.insert(0, _Wrapping(fault))

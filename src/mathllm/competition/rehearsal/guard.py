@@ -3,16 +3,18 @@ that is read-only, and no packages that Kaggle's image lacks.
 
 Copied as `sitecustomize.py` to a folder on PYTHONPATH, so that Python runs it at start-up,
 children included, after the editable installs have joined the path. So it stands alone:
-the standard library only, nothing of mathllm, and nothing happens without its variables:
+the standard library and a file beside it, and nothing happens without its variables:
 
 - MATHLLM_ISOLATION_HIDDEN: folders that nothing is imported from, an os.pathsep between;
 - MATHLLM_ISOLATION_READ_ONLY: folders in which nothing is written, in the same way;
 - MATHLLM_ISOLATION_ABSENT: names of distributions and modules, a comma between, that are not
   found where they were installed before, but in folders that join the path later;
-- MATHLLM_ISOLATION_GUARD: set where connections other than loopback's are to be refused.
+- MATHLLM_ISOLATION_GUARD: set where connections other than loopback's are to be refused;
+- MATHLLM_FAULT: the fault that the solver of this process is to have (faults.py).
 """
 
 import errno
+import importlib
 import ipaddress
 import os
 import re
@@ -133,3 +135,5 @@ if kept := os.environ.get("MATHLLM_ISOLATION_READ_ONLY"):
     sys.addaudithook(read_only(kept.split(os.pathsep)))
 if os.environ.get("MATHLLM_ISOLATION_GUARD"):
     sys.addaudithook(refuse)
+if fault := os.environ.get("MATHLLM_FAULT"):
+    importlib.import_module("mathllm_faults").await_solver(fault)

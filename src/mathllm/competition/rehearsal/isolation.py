@@ -47,7 +47,8 @@ with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
 print("up", flush=True)
 sys.stdin.read()
 """
-GUARD = Path(__file__).with_name("guard.py")
+# What every process finds on its path, and the file here that it is.
+COPIES = {"sitecustomize.py": "guard.py", "mathllm_faults.py": "faults.py"}
 NOWHERE = "http://127.0.0.1:9"  # the discard port: nothing listens there
 
 
@@ -78,7 +79,8 @@ class Isolation:
 
     def __enter__(self) -> "Isolation":
         self._folder.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(GUARD, self._folder / "sitecustomize.py")
+        for name, source in COPIES.items():
+            shutil.copyfile(Path(__file__).with_name(source), self._folder / name)
         if self._wanted != "guard":
             self._holder = self._hold_namespace()
         if self._wanted == "namespace" and self._holder is None:
