@@ -19,7 +19,7 @@ from mathllm.data.chat import encode, load_tokenizer
 from mathllm.data.token_store import save_tokens
 from mathllm.errors import ParameterError, TrainingError
 from mathllm.tokens.rows import TokenSet
-from mathllm.training import state
+from mathllm.training import checkpoint
 from mathllm.training.config import Saving, TrainConfig
 from mathllm.training.launch import TrainingRun, launch, read_run, run_training, write_run
 
@@ -75,7 +75,7 @@ def test_two_processes_that_are_killed_go_on_where_one_goes_on(token_folder, tmp
     for process in [*psutil.Process(child.pid).children(recursive=True), child]:
         process.kill()
     child.wait()
-    newest, _ = state.newest_whole(wanted)
+    newest, _ = checkpoint.newest_whole(wanted)
     assert 0 < newest.step < len(metrics(alone))
     run_training(replace(described(token_folder, killed, config)))
     assert [r["loss"] for r in metrics(killed)] == pytest.approx(

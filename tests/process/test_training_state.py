@@ -18,7 +18,7 @@ from helpers.killed_training import CONFIG, run
 from helpers.models import make_backbone, random_trm
 from helpers.training import metrics, token_set
 from mathllm.errors import CheckpointError
-from mathllm.training import state
+from mathllm.training import checkpoint
 from mathllm.training.config import Saving
 from mathllm.training.run import train
 from mathllm.training.stopping import Stopping
@@ -80,7 +80,7 @@ def test_a_signal_saves_and_ends_and_the_next_run_goes_on(tmp_path, left_alone, 
     assert outcome.reason == signal.Signals(number).name
     assert 0 < outcome.step < outcome.steps
     assert signal.getsignal(number) == handler
-    newest, _ = state.newest_whole(tmp_path / "checkpoints")
+    newest, _ = checkpoint.newest_whole(tmp_path / "checkpoints")
     assert newest.step == outcome.step
     weights = run(tmp_path, every_minutes=60)
     assert all(torch.equal(a, b) for a, b in zip(weights, left_alone[1], strict=True))
@@ -92,7 +92,7 @@ def test_the_time_limit_ends_the_run_before_it(tmp_path):
     config = replace(CONFIG, epochs=100_000)
     outcome = train(model, token_set(30), config, 0, tmp_path, saving=Saving(time_limit=0.5 / 60))
     assert outcome.reason == "time limit"
-    assert state.newest_whole(tmp_path / "checkpoints")[0].step == outcome.step > 0
+    assert checkpoint.newest_whole(tmp_path / "checkpoints")[0].step == outcome.step > 0
 
 
 def test_the_limit_is_met_ahead_of_the_longest_step():
@@ -107,14 +107,14 @@ def test_the_limit_is_met_ahead_of_the_longest_step():
 @pytest.mark.slow
 def test_only_the_newest_are_kept(tmp_path):
     run(tmp_path)
-    kept = state.checkpoint_folders(tmp_path / "checkpoints")
+    kept = checkpoint.checkpoint_folders(tmp_path / "checkpoints")
     assert len(kept) == Saving().keep
     assert not list((tmp_path / "checkpoints").glob(".*"))
 
 
 def damaged(output: Path, which: int) -> Path:
     """Flip one byte in the middle of a checkpoint's tensors."""
-    path = state.checkpoint_folders(output / "checkpoints")[which] / "state.safetensors"
+    path = checkpoint.checkpoint_folders(output / "checkpoints")[which] / "state.safetensors"
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
@@ -149,7 +149,7 @@ def test_when_all_are_damaged_nothing_is_started_over(stopped):
 
 @pytest.mark.slow
 def test_a_half_written_checkpoint_is_never_read(stopped, left_alone):
-    newest = state.checkpoint_folders(stopped / "checkpoints")[0]
+    newest = checkpoint.checkpoint_folders(stopped / "checkpoints")[0]
     newest.rename(newest.with_name("." + newest.name))
     assert all(torch.equal(a, b) for a, b in zip(run(stopped), left_alone[1], strict=True))
 
@@ -199,25 +199,25 @@ def test_a_run_goes_on_from_anothers_folder_in_its_own(stopped, left_alone, tmp_
 
 @pytest.mark.slow
 def test_a_full_disk_leaves_the_last_checkpoint_whole(stopped, left_alone, monkeypatch):
-    newest, _ = state.newest_whole(stopped / "checkpoints")
-    real = state.save_file
+    newest, _ = checkpoint.newest_whole(stopped / "checkpoints")
+    real = checkpoint.save_file
 
     def full(tensors, path):
         real(dict(list(tensors.items())[:1]), path)  # some bytes still fit
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(state, "save_file", full)
+        patch.setattr(checkpoint, "save_file", full)
         with pytest.raises(CheckpointError, match=r"MB was not written .*No space left"):
             run(stopped)
-    assert state.newest_whole(stopped / "checkpoints")[0].step == newest.step
+    assert checkpoint.newest_whole(stopped / "checkpoints")[0].step == newest.step
     assert not list((stopped / "checkpoints").glob(".*"))
     assert all(torch.equal(a, b) for a, b in zip(run(stopped), left_alone[1], strict=True))
 
 
 def test_a_checkpoint_of_an_unknown_format_says_so(stopped):
-    folder = state.checkpoint_folders(stopped / "checkpoints")[0]
+    folder = checkpoint.checkpoint_folders(stopped / "checkpoints")[0]
     description = json.loads((folder / "state.json").read_text())
     (folder / "state.json").write_text(json.dumps(description | {"format": 99}))
     with pytest.raises(CheckpointError, match="has format 99, this version reads 1"):
-        state.read_state(folder)
+        checkpoint.read_state(folder)

@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from mathllm.errors import ParameterError
-from mathllm.training.precision import autocast_dtype
-from mathllm.trm.precision import best_precision
+from mathllm.trm.precision import autocast_dtype, best_precision
 
 
 @pytest.mark.parametrize(

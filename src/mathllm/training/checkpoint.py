@@ -1,20 +1,167 @@
-"""When a run's checkpoints are written, which are kept, and which one a run goes on from."""
+"""Checkpoints of a training run, whole or not at all: when they are written, what is in them,
+which are kept, and which one a run goes on from.
 
+    checkpoints/step-00000120/   state.json         step, settings, sums of the other files
+                                 state.safetensors  weights, averages, moments, random states
+                                 micro-0003.safetensors   rows in the middle of their steps
+"""
+
+import json
 import math
+import shutil
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from mathllm.errors import CheckpointError
-from mathllm.training import state
+from mathllm.files import digest, sync
 from mathllm.training.config import Saving
 from mathllm.training.supervision import MicroBatch
 
 if TYPE_CHECKING:
     from mathllm.training.trainer import Trainer
+
+FORMAT = 1
+FOLDER = "checkpoints"
+DESCRIPTION = "state.json"
+
+
+@dataclass
+class State:
+    """What a checkpoint says. `tensors` are the shared ones; micro-batches load apart."""
+
+    folder: Path
+    step: int
+    settings: dict[str, Any]
+    rest: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+    def micro_batch(self, index: int) -> dict[str, Tensor] | None:
+        """Tensors of the micro-batch of this place in the group; None between two groups."""
+        path = self.folder / f"{micro_batch_name(index)}.safetensors"
+        return load_file(path) if path.is_file() else None
+
+
+def micro_batch_name(index: int) -> str:
+    """For `write_tensors`: the micro-batch of this place in the group."""
+    return f"micro-{index:04d}"
+
+
+def staging_folder(checkpoints: Path, step: int) -> Path:
+    """Where the checkpoint of `step` is put together; every process knows the name."""
+    return checkpoints / f".step-{step:08d}"
+
+
+def write_tensors(staging: Path, name: str, tensors: Mapping[str, Tensor]) -> None:
+    """Write `name`.safetensors into a staging folder.
+
+    Raises CheckpointError when the disk is full or refuses; older checkpoints stay whole.
+    """
+    needed = sum(t.numel() * t.element_size() for t in tensors.values())
+    path = staging / f"{name}.safetensors"
+    try:
+        save_file({k: t.detach().cpu().contiguous() for k, t in tensors.items()}, path)
+        sync(path)
+    except Exception as fault:  # safetensors wraps the system's error in its own
+        raise _cannot_save(staging, needed, fault) from fault
+
+
+def _cannot_save(staging: Path, needed: int, fault: Exception) -> CheckpointError:
+    folder = staging.parent
+    shutil.rmtree(staging, ignore_errors=True)
+    free = shutil.disk_usage(folder).free
+    return CheckpointError(
+        f"{folder}: a checkpoint of {needed / 1e6:,.0f} MB was not written ({fault}); "
+        f"{free / 1e6:,.0f} MB are free there.\n"
+        "the checkpoints written before are whole: make room and run again with resume='auto'"
+    )
+
+
+def publish(staging: Path, step: int, settings: dict[str, Any], rest: dict[str, Any]) -> Path:
+    """Describe what lies in `staging`, and make it the checkpoint of `step` in one rename."""
+    sums = {p.name: digest(p) for p in sorted(staging.glob("*.safetensors"))}
+    description = {"format": FORMAT, "step": step, "settings": settings, "sums": sums, **rest}
+    final = staging.with_name(staging.name.removeprefix("."))
+    path = staging / DESCRIPTION
+    try:
+        path.write_text(json.dumps(description, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        sync(path)
+        sync(staging)
+        if final.exists():  # the same step again, after a resumption from an older one
+            shutil.rmtree(final)
+        staging.rename(final)
+        sync(final.parent)
+    except OSError as fault:
+        raise _cannot_save(staging, path.stat().st_size if path.exists() else 0, fault) from fault
+    return final
+
+
+def checkpoint_folders(checkpoints: Path) -> list[Path]:
+    """Published checkpoints, newest first; whether they are whole is not looked at."""
+    return sorted(checkpoints.glob("step-*"), reverse=True)
+
+
+def prune(checkpoints: Path, keep: int) -> None:
+    """Remove all but the newest `keep`, and what a killed run left half-written."""
+    for folder in [*checkpoint_folders(checkpoints)[keep:], *checkpoints.glob(".step-*")]:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def read_state(folder: Path) -> State:
+    """Read one checkpoint. Raises CheckpointError when it is damaged."""
+    try:
+        description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+        version = description.pop("format")
+        if version != FORMAT:
+            raise CheckpointError(
+                f"{folder} has format {version}, this version reads {FORMAT}: go on with the "
+                "version of mathllm that wrote it"
+            )
+        for name, expected in description.pop("sums").items():
+            if digest(folder / name) != expected:
+                raise CheckpointError(f"{folder / name} is not the file that was saved")
+        step, settings = description.pop("step"), description.pop("settings")
+        return State(folder, step, settings, description, load_file(folder / "state.safetensors"))
+    except (OSError, ValueError, KeyError) as fault:
+        raise CheckpointError(f"{folder} cannot be read: {fault}") from fault
+
+
+def newest_whole(checkpoints: Path) -> tuple[State | None, list[str]]:
+    """The newest checkpoint that is whole, and what was wrong with the newer ones.
+
+    Raises CheckpointError when there are checkpoints and none is whole.
+    """
+    faults: list[str] = []
+    folders = checkpoint_folders(checkpoints)
+    for folder in folders:
+        try:
+            return read_state(folder), faults
+        except CheckpointError as fault:
+            faults.append(str(fault))
+    if folders:
+        raise CheckpointError(
+            f"no checkpoint in {checkpoints} is whole ({faults[0]}): remove the folder to "
+            "start again, or copy the checkpoints again"
+        )
+    return None, faults
+
+
+def check_same_run(state: State, settings: dict[str, Any]) -> None:
+    """Raise CheckpointError unless the checkpoint was made with the same settings."""
+    for name in sorted(set(settings) | set(state.settings)):
+        theirs, ours = state.settings.get(name), settings.get(name)
+        if theirs != ours:
+            raise CheckpointError(
+                f"{state.folder} was trained with {name} {theirs}, this run has {ours}: set it "
+                "back to go on, or give another output_dir to train anew"
+            )
 
 
 def _tensors(batch: MicroBatch) -> dict[str, torch.Tensor]:
@@ -32,7 +179,7 @@ class Checkpoints:
 
     def __init__(self, trainer: "Trainer", output: Path, saving: Saving) -> None:
         self.trainer, self.saving = trainer, saving
-        self.folder = Path(output) / state.FOLDER
+        self.folder = Path(output) / FOLDER
         self.saved_at = time.monotonic()
         self.lowest = math.inf  # held-out loss
 
@@ -48,7 +195,7 @@ class Checkpoints:
         Raises CheckpointError when the folder holds another run, or one that this run was
         not told to go on with, or nothing that is whole.
         """
-        resume, own = self.saving.resume, state.checkpoint_folders(self.folder)
+        resume, own = self.saving.resume, checkpoint_folders(self.folder)
         if resume == "auto":
             source = self.folder
         elif own:
@@ -60,18 +207,18 @@ class Checkpoints:
             return 0
         else:
             source = Path(resume)
-            source = source / state.FOLDER if (source / state.FOLDER).is_dir() else source
-            if not state.checkpoint_folders(source):
+            source = source / FOLDER if (source / FOLDER).is_dir() else source
+            if not checkpoint_folders(source):
                 raise CheckpointError(
                     f"resume: {source} has no checkpoints; give a run's output_dir, 'auto' or "
                     "'never'"
                 )
-        found, faults = state.newest_whole(source)
+        found, faults = newest_whole(source)
         for fault in faults:
             tqdm.write(f"skipped a checkpoint: {fault}")
         if found is None:
             return 0
-        state.check_same_run(found, self.trainer.settings)
+        check_same_run(found, self.trainer.settings)
         self.lowest = found.rest["lowest"] if found.rest["lowest"] is not None else math.inf
         self.trainer.load(found.step, found.tensors, found.rest)
         saved = [found.micro_batch(index) for index in self._places()]
@@ -91,24 +238,24 @@ class Checkpoints:
         due = time.monotonic() - self.saved_at >= 60 * self.saving.every_minutes
         if not (now or trainer.stop_all("due" if due else "")):
             return
-        staging = state.staging_folder(self.folder, trainer.step)
+        staging = staging_folder(self.folder, trainer.step)
         main = trainer.processes.is_main_process
         if main:
-            state.prune(self.folder, self.saving.keep)
+            prune(self.folder, self.saving.keep)
             staging.mkdir(parents=True)
         trainer.processes.wait_for_everyone()
         if trainer.step % trainer.model.config.N_sup:  # between groups nothing is under way
             for index, batch in zip(self._places(), trainer.micro_batches, strict=True):
-                state.write_tensors(staging, state.micro_batch_name(index), _tensors(batch))
+                write_tensors(staging, micro_batch_name(index), _tensors(batch))
         if main:
-            state.write_tensors(staging, "state", trainer.tensors())
+            write_tensors(staging, "state", trainer.tensors())
         trainer.processes.wait_for_everyone()
         if main:
             rest = trainer.rest() | {
                 "metrics_bytes": metrics_bytes,
                 "lowest": self.lowest if math.isfinite(self.lowest) else None,
             }
-            state.publish(staging, trainer.step, trainer.settings, rest)
-            state.prune(self.folder, self.saving.keep)
+            publish(staging, trainer.step, trainer.settings, rest)
+            prune(self.folder, self.saving.keep)
         trainer.processes.wait_for_everyone()
         self.saved_at = time.monotonic()

@@ -24,11 +24,10 @@ from mathllm.environment import free_memory
 from mathllm.errors import ParameterError, TrainingError
 from mathllm.training.config import Compute, Saving, TrainConfig
 from mathllm.training.memory import check_fits, estimate, parameter_rows
-from mathllm.training.precision import resolve
 from mathllm.training.run import Outcome, train
 from mathllm.trm import RecursiveLM, TRMConfig, load_backbone, save_checkpoint
 from mathllm.trm.backbone import QUANTISED, read_backbone_config
-from mathllm.trm.precision import DTYPES
+from mathllm.trm.precision import DTYPES, resolve
 
 DESCRIPTION = "run.json"
 

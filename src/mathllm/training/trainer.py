@@ -21,10 +21,10 @@ from mathllm.tokens.rows import TokenSet
 from mathllm.training.config import Compute, TrainConfig
 from mathllm.training.ema import EMA
 from mathllm.training.held_out import loss_sums
-from mathllm.training.precision import autocast_dtype
 from mathllm.training.processes import Processes
 from mathllm.training.supervision import MicroBatch, begin, labels_of, replace, supervise
 from mathllm.trm import RecursiveLM
+from mathllm.trm.precision import autocast_dtype
 
 
 def cosine_with_warmup(step: int, steps: int, warmup: int) -> float:
