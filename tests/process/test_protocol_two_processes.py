@@ -240,21 +240,3 @@ def test_when_the_gateway_is_killed_during_a_prediction_the_kernel_ends_and_says
     assert status == 1
     assert err[0].startswith(f"error: the gateway (process {gateway.pid}) ended after 2 answers")
     assert err[1:] == ["a prediction was still running and was abandoned"]
-
-
-@pytest.mark.slow
-def test_a_watched_process_that_ends_before_it_calls_ends_the_kernel(pair: Pair) -> None:
-    child = pair.start(["-c", "input()"])
-    code = (
-        "from mathllm.competition.protocol.server import *\n"
-        "def predict(*_): ...\n"
-        f"server = InferenceServer(predict, ports=[{pair.port}])\n"
-        "try: server.serve(watch_pid=int(input()))\n"
-        "except GatewayGoneError as error: print(error)\n"
-    )
-    kernel = pair.start(["-c", code])
-    kernel.stdin.write(f"{child.pid}\n")
-    kernel.stdin.flush()
-    child.kill()
-    _, out, _ = ended(kernel)
-    assert out.startswith(f"the gateway (process {child.pid}) ended after 0 answers")

@@ -51,17 +51,15 @@ def run_gateway(
     *,
     keep_order: bool = False,
     seed: int | None = None,
-    progress_file: Path | str | None = None,
     report: Callable[[str], None] = print,
     rerun: bool | None = None,
 ) -> "pl.DataFrame | pd.DataFrame":
     """Ask for every problem, then write submission.parquet: the ids, then what was replied.
 
     The order is shuffled, by `seed` if given, unless `keep_order`. `report` gets a line for
-    each answer, `progress_file` a line of JSON (index from 1, of, id, answer, seconds). In a
-    rerun (None: as the environment says) result.json tells how the run ended. Files of an
-    earlier run are removed first. Raises ProblemFileError and GatewayError; an exception of
-    any other kind is a GatewayError too, GATEWAY_RAISED_EXCEPTION.
+    each answer. In a rerun (None: as the environment says) result.json tells how the run
+    ended. Files of an earlier run are removed first. Raises ProblemFileError and GatewayError;
+    an exception of any other kind is a GatewayError too, GATEWAY_RAISED_EXCEPTION.
     """
     output_dir = Path(output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
@@ -71,7 +69,7 @@ def run_gateway(
     error = None
     try:
         rows = _rows(problems, keep_order, seed)
-        submission = _ask_all(rows, client, report, progress_file)
+        submission = _ask_all(rows, client, report)
         pandas = not hasattr(submission, "write_parquet")
         write = partial(submission.to_parquet, index=False) if pandas else submission.write_parquet
         _write(output_dir / CURRENT.submission_file, write)
@@ -190,12 +188,9 @@ def _ask_all(
     rows: Sequence["pl.DataFrame"],
     client: Client,
     report: Callable[[str], None],
-    progress_file: Path | str | None,
 ) -> "pl.DataFrame | pd.DataFrame":
     import polars as pl
 
-    if progress_file is not None:
-        Path(progress_file).write_text("", encoding="utf-8")
     replies = []
     for index, row in enumerate(rows, start=1):
         problem_id = str(row[CURRENT.id_column].item())
@@ -204,22 +199,17 @@ def _ask_all(
         check_reply(reply, len(row))
         seconds = time.monotonic() - started
         replies.append(reply)
-        answer = _shown(reply)
-        report(f"{index}/{len(rows)}  {problem_id}  answer {answer}  {seconds:.1f} s")
-        if progress_file is not None:
-            entry = {"index": index, "of": len(rows), "id": problem_id, "answer": answer}
-            with Path(progress_file).open("a", encoding="utf-8") as file:
-                file.write(json.dumps(entry | {"seconds": round(seconds, 3)}) + "\n")
+        report(f"{index}/{len(rows)}  {problem_id}  answer {_shown(reply)}  {seconds:.1f} s")
     return submission_of(replies, pl.concat([row.select(CURRENT.id_column) for row in rows]))
 
 
-def _shown(reply: Any) -> int | str:
+def _shown(reply: Any) -> str:
     """The answer in a reply, of its first row, for people."""
     if CURRENT.answer_column in getattr(reply, "columns", ()):
         reply = reply[CURRENT.answer_column]
     if hasattr(reply, "__len__") and not isinstance(reply, str):
         reply = next(iter(reply))
-    return reply if isinstance(reply, int) else str(reply)
+    return str(reply)
 
 
 def _write(path: Path, write: Callable[[Path], object]) -> None:
@@ -266,7 +256,6 @@ def _parser() -> argparse.ArgumentParser:
         help="to wait for a server to listen (default: %(default)g)")  # fmt: skip
     add("--response-seconds", type=float, default=CURRENT.response_seconds, metavar="S",
         help="to wait for each reply but the first (default: %(default)g)")  # fmt: skip
-    add("--progress-file", metavar="FILE", help="gets a line of JSON for each answer")
     return parser
 
 
@@ -290,7 +279,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 client,
                 keep_order=options.keep_order,
                 seed=options.seed,
-                progress_file=options.progress_file,
                 report=lambda line: print(line, flush=True),
             )
         finally:

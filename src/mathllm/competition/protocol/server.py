@@ -85,22 +85,18 @@ class InferenceServer:
         self._ending: Ending | None = None
         self._caller: tuple[int, bool] | None = None  # process of our gateway, was it the last
         self._answered = 0
-        self._last_seen = 0.0  # time.monotonic() of the latest call's begin or end
         self._failed = False
 
     def start(self) -> int:
         """Listen in the background and return the port."""
         if not self._started:
             self._started = True
-            self._last_seen = time.monotonic()
             self._server.start()
             atexit.register(self._abandon)
         return self.port
 
     def serve(
         self,
-        idle_seconds: float | None = None,
-        watch_pid: int | None = None,
         linger_seconds: float = LINGER_SECONDS,
         on_listening: Callable[[int], object] | None = None,
     ) -> Ending | None:
@@ -111,16 +107,13 @@ class InferenceServer:
         The competition's own gateway never says that it is done, so that this waits for
         ever and is ended from outside. Ours tells its process and which call is its last:
         when the process ends after that, `serve` returns DONE, `linger_seconds` later. When
-        it ends before, GatewayGoneError is raised; so it is when no call came for
-        `idle_seconds`. `watch_pid` is the gateway's process, if it is known before the
-        first call. Exceptions of signal handlers pass through.
+        it ends before, GatewayGoneError is raised. Exceptions of signal handlers pass through.
         """
         self.start()
         if not paths.is_rerun():
             return None
         self._ending = None
-        gateway = None if watch_pid is None else ProcessWatch(watch_pid)
-        done_since = None
+        gateway = done_since = None
         try:
             with self._sigterm_ends():
                 if on_listening is not None:
@@ -134,11 +127,6 @@ class InferenceServer:
                         done_since = done_since or self._gateway_ended(gateway.pid)
                         if time.monotonic() - done_since >= linger_seconds:
                             self._ending = Ending.DONE
-                    elif idle_seconds is not None and self._idle_for() >= idle_seconds:
-                        raise GatewayGoneError(
-                            f"no call came for {idle_seconds:g} s, after {self._answered} "
-                            "answers; see the gateway's own output"
-                        )
             return self._ending
         except GatewayGoneError:
             self._failed = True
@@ -207,7 +195,6 @@ class InferenceServer:
         return grpc.method_handlers_generic_handler(SERVICE, {METHOD: method})
 
     def _answer(self, request: Any, context: grpc.ServicerContext) -> Any:
-        self._last_seen = time.monotonic()
         self._note_gateway(context)
         try:
             if request.name not in self._endpoints:
@@ -224,7 +211,6 @@ class InferenceServer:
             text = f"{type(error).__name__}: {error}".encode()[:DETAIL_BYTES]
             context.abort(grpc.StatusCode.UNKNOWN, RAISED + text.decode(errors="ignore"))
         self._answered += 1
-        self._last_seen = time.monotonic()
         return messages.Response(payload=reply)
 
     def _note_gateway(self, context: grpc.ServicerContext) -> None:
@@ -244,9 +230,6 @@ class InferenceServer:
             f"the gateway (process {pid}) ended after {self._answered} answers, "
             "before its last problem; see its own output"
         )
-
-    def _idle_for(self) -> float:
-        return 0.0 if self._worker.busy else time.monotonic() - self._last_seen
 
     @contextmanager
     def _sigterm_ends(self) -> Iterator[None]:
