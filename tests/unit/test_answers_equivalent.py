@@ -181,7 +181,7 @@ def test_a_text_is_graded_by_its_box_or_closing_integer(text, truth, right):
 @pytest.mark.slow
 @needs_math_verify
 def test_time_that_runs_out_is_no_equivalence():
-    sympy_process.integer_of("1", 60)
+    equivalent("x+1", "1+x", 60)
     before = time.monotonic()
     assert not equivalent("10^{9}!+x", "x+y", 0.5)
     assert time.monotonic() - before < 1.5
@@ -256,13 +256,10 @@ def test_every_real_box_is_found_and_is_equivalent_to_itself(solutions):
 @pytest.mark.data
 def test_real_boxes_give_an_integer_exactly_where_they_are_one_in_range(solutions):
     """By sympy on math-verify's parse, here in this process, against extract_answer."""
-    sympy_process.integer_of("1", 60)
-    slowest, misread = 0.0, set()
+    misread = set()
     for solution in solutions:
         content = last_box(solution)
-        before = time.monotonic()
         found = extract_answer(solution)
-        slowest = max(slowest, time.monotonic() - before)
         expected = parsed_integer(content)
         if content in MISREAD:
             assert expected != MISREAD[content], f"{content} is read rightly now"
@@ -271,7 +268,6 @@ def test_real_boxes_give_an_integer_exactly_where_they_are_one_in_range(solution
         elif expected is not None and not 0 <= expected <= 99999:
             expected = None
         assert found == expected, content
-    assert slowest < 2.5, "an answer's own limit and a little"
     assert misread == set(MISREAD)
 
 

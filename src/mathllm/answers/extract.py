@@ -3,18 +3,14 @@
 Knows where models put answers: the last box, else a closing phrase, else the last output
 of their program. Knows nothing of problems, votes or models. Nothing is evaluated as code
 and nothing is wrapped modulo anything. What the text writes plainly is read in time linear
-in the text; a formula beyond that has SECONDS of sympy's time, if math-verify is installed.
+in the text; a formula beyond sums, products, fractions and powers is no answer.
 """
 
 import re
 
-from mathllm.answers import sympy_process
 from mathllm.answers.boxes import NUMBER, last_box
-from mathllm.answers.formulas import explicit
 from mathllm.answers.values import integer_value
 from mathllm.settings import CURRENT
-
-SECONDS = 2.0  # of the worker's time for one formula, its start included
 
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])")
 _MARKUP = r"[*_]{0,3}"
@@ -43,23 +39,12 @@ def extract_answer(
     """
     content = last_box(text)
     if content is not None:
-        value = boxed_integer(content)
+        value = integer_value(content)
     elif _BOX.search(text):
         return None  # cut off inside its box, or talking of one: it has not answered yet
     else:
         value = unboxed_integer(text)
     return value if value is not None and low <= value <= high else None
-
-
-def boxed_integer(content: str, seconds: float = SECONDS) -> int | None:
-    """The integer that a box's content equals: by our own reader, else by sympy.
-
-    sympy is asked only what has one reading and more than plain arithmetic in it.
-    """
-    value = integer_value(content)
-    if value is None and (formula := explicit(content)):
-        value = sympy_process.integer_of(formula, seconds)
-    return value
 
 
 def unboxed_integer(text: str) -> int | None:

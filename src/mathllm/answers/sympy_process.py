@@ -42,25 +42,6 @@ def available() -> bool:
     return not _worker.unusable and importlib.util.find_spec("math_verify") is not None
 
 
-def origin() -> str | None:
-    """Folder that math-verify comes from, None where it is not available."""
-    found = importlib.util.find_spec("math_verify") if available() else None
-    return str(Path(found.origin).parent) if found else None
-
-
-def integer_of(latex: str, seconds: float = 2.0) -> int | None:
-    """The integer that an expression equals exactly; None where it equals none, or none is
-    found within `seconds`, or math-verify is not installed.
-
-    math-verify's reading of LaTeX counts, with its guesses: 2(3) is the mixed number 5, and
-    2112_6 is 2112. `formulas.explicit` writes formulas that leave it nothing to guess.
-    """
-    if len(latex) > MAX_LATEX or not available():
-        return None
-    value = _worker.ask({"what": "integer", "latex": _braced(latex)}, seconds)
-    return int(value) if value is not None else None
-
-
 def same(a: str, b: str, seconds: float = 5.0) -> bool:
     """Whether two answers' LaTeX means the same, b being the one known to be right.
 
@@ -72,7 +53,7 @@ def same(a: str, b: str, seconds: float = 5.0) -> bool:
     if max(len(a), len(b)) > MAX_LATEX:
         return False
     if available():
-        question = {"what": "same", "a": _braced(a), "b": _braced(b)}
+        question = {"a": _braced(a), "b": _braced(b)}
         if (reply := _worker.ask(question, seconds)) is not None or available():
             return reply is True
     value = rational_value(a)

@@ -13,7 +13,6 @@ import sys
 from typing import Any
 
 GRACE_SECONDS = 1.0  # after the asker's own limit: then the asker is gone
-DIGITS = 50  # of a number that may be an integer, before that is proved
 
 
 def main() -> None:
@@ -40,8 +39,6 @@ def main() -> None:
 def answer(question: dict[str, Any]) -> Any:
     """None where the question cannot be answered; running out of memory ends the process."""
     try:
-        if question["what"] == "integer":
-            return integer_of(question["latex"])
         return same(question["a"], question["b"])
     except MemoryError:
         raise
@@ -55,26 +52,6 @@ def parsed(latex: str) -> list[Any]:
 
     config = LatexExtractionConfig(boxed_match_priority=-1)
     return parse(f"${latex}$", [config], parsing_timeout=None)
-
-
-def integer_of(latex: str) -> str | None:
-    """In digits, since JSON's numbers need not be exact."""
-    import sympy
-
-    expression = next((e for e in parsed(latex) if isinstance(e, sympy.Expr)), None)
-    if expression is None:
-        return None
-    decimals = {number: sympy.Rational(str(number)) for number in expression.atoms(sympy.Float)}
-    value = expression.xreplace(decimals).doit()
-    if value.is_Integer:
-        return str(int(value))
-    if not value.is_number or value.is_Rational or not value.is_finite:
-        return None
-    nearest = sympy.Integer(round(sympy.re(value.evalf(DIGITS))))
-    if abs((value - nearest).evalf(DIGITS, chop=True)) > sympy.Float(10) ** -20:
-        return None
-    proved = sympy.simplify(value - nearest) == 0 or (value - nearest).equals(0)
-    return str(int(nearest)) if proved else None
 
 
 def same(a: str, b: str) -> bool:

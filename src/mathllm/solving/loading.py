@@ -11,7 +11,6 @@ from mathllm.engines.base import EngineError
 from mathllm.errors import ParameterError, WeightsError
 from mathllm.solving.solver import Solver, SolverSettings
 
-WORKER_SECONDS = 60.0  # for sympy to load
 ENDPOINT_SECONDS = 60.0  # for a running endpoint to answer
 SERVER_SECONDS = 900.0  # for one that is started here: a large model takes minutes to load
 SERVER_LOG = "server.log"
@@ -102,7 +101,6 @@ def load_solver(
     `load_fault` says so, as it does of an endpoint that does not answer, which leaves the
     TRM. A server that is started writes into the folder `log`. Raises EngineError if strict.
     """
-    from mathllm.answers import sympy_process
     from mathllm.data.chat import load_tokenizer
     from mathllm.engines import BackboneDecoder, Decoder
     from mathllm.engines.remote import RemoteEngine
@@ -138,7 +136,6 @@ def load_solver(
             if strict:
                 raise
             load_fault = f"{fault}; the TRM answers"
-    sympy_process.integer_of("1", WORKER_SECONDS)  # its first start may take longer than a call may
     tools = open_tools(engine.tool_kernels)
     solver = Solver(main, tokenizer, settings, tools=tools, spare=spare, strict=strict)
     solver.load_fault = load_fault

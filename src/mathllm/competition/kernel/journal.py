@@ -4,7 +4,6 @@ Knows lines and files. Knows nothing of what an event means to its reader.
 
     start       pid, package (folder the code came from), rerun, bundle (its identity)
     wheels      installed and present: packages that the image was to lack; folder
-    mathematics package: folder of math-verify, null where it is absent or does not load
     listening   package (the competition's, or ours in its place), version of the evaluation API,
                 port when it is known: the gateway can connect
     loaded      seconds the solver took to load

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from mathllm import paths
-from mathllm.answers import sympy_process
 from mathllm.competition.kernel import backbone, install, integrity
 from mathllm.competition.kernel.journal import NAME, Journal, is_unfinished, warnings_to
 from mathllm.competition.kernel.package import Server, make_server
@@ -175,5 +174,4 @@ def _load_solver(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     log = paths.working_dir()
     solver = load_solver(folder, settings, device, engine, strict, log, model)
-    journal.write("mathematics", package=sympy_process.origin())
     return solver
