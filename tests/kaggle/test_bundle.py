@@ -413,6 +413,7 @@ def build_py(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
 
 
+@pytest.mark.slow
 def test_the_command_line_vendors_from_any_folder(weights: Path, tmp_path: Path):
     arguments = (
         "vendor",

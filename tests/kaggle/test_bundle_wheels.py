@@ -43,6 +43,7 @@ def lock(folder: Path, *pins: object) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_resolving_locks_what_is_needed_and_the_image_lacks(meta, index):
     pins = resolve(["probe==1.0"], meta, index=index)
     assert [(p.name, p.version, len(p.hashes)) for p in pins] == [
@@ -73,6 +74,7 @@ def test_resolving_what_no_index_has_is_refused_by_name(meta, index):
     assert not (meta / LOCK).exists()
 
 
+@pytest.mark.slow
 def test_what_was_downloaded_once_needs_no_index_again(meta, tmp_path, index):
     resolve(["probe"], meta, index=index)
     cache = tmp_path / "cache"

@@ -78,6 +78,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
 
 
 def test_from_a_bundle_to_a_score(desk: Desk) -> None:
+    desk.standin.settings.pace = 0.2  # long enough for the run to be seen while it prints
     delivered = desk.push()
     assert (delivered.ref, delivered.version, delivered.rows) == (KERNEL, 1, 3)
     assert f"  | {KERNEL} version 1: 3/3" in desk.said
