@@ -1,0 +1,1 @@
+"""Everything of one competition: its wire, the kernel, the bundle, and rehearsals."""

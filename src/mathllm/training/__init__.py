@@ -1,0 +1,1 @@
+"""Deep supervision: the trainer, its state, and what it is compared with."""
