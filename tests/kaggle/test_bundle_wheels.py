@@ -16,7 +16,6 @@ from mathllm.competition.kernel import install
 from mathllm.errors import BundleError
 
 META = ROOT / "datasets_meta" / "wheels"
-CACHE = ROOT / ".cache" / "wheels"
 
 
 @pytest.fixture
@@ -157,17 +156,9 @@ def test_a_file_that_is_no_wheel_is_refused(tmp_path):
         read_wheel(path)
 
 
-def test_the_locked_wheels_are_complete():
-    pins = read_lock(META / LOCK)
-    assert {"math-verify", "latex2sympy2_extended", "antlr4-python3-runtime"} == {
-        p.name for p in pins
-    }
-    if not CACHE.is_dir():
-        pytest.skip("the locked wheels were never downloaded: run build.py vendor")
-    check_closure(
-        [read_wheel(path) for path in download(META / LOCK, CACHE, index=("--no-index",))],
-        META / wheel_check.IMAGE,
-    )
+def test_the_kernel_needs_no_wheels():
+    """Whoever locks one has it vendored, installed offline and rehearsed; see above."""
+    assert read_lock(META / LOCK) == []
 
 
 @pytest.fixture
