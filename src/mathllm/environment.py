@@ -1,8 +1,4 @@
-"""What a result was made with: Python, packages, processor, GPUs, git's commit.
-
-Knows how to ask. Knows nothing of what the answers are for; nothing here names a person,
-a machine or a folder.
-"""
+"""What a result was made with: Python, packages, processor, GPUs, git's commit."""
 
 import os
 import platform

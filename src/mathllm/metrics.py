@@ -1,7 +1,7 @@
 """What a run of a notebook has measured, for whoever compares runs.
 
 A notebook calls `record(output_dir, accuracy=0.5)`; the values stand in
-output_dir/metrics.json. Knows names and values. Knows nothing of what they mean.
+output_dir/metrics.json.
 """
 
 import json

@@ -1,7 +1,4 @@
-"""Running a notebook from a command line, and showing it to a person.
-
-Knows papermill and nbconvert. Knows nothing of what a notebook is about.
-"""
+"""Running a notebook from a command line, and showing it to a person."""
 
 import ast
 import os

@@ -1,9 +1,8 @@
 """Parameters of notebooks: what a notebook declares, and whether a given value fits.
 
-Knows names, types and values. Knows nothing of what they mean, or of how notebooks run.
-A notebook declares its parameters in the cell tagged `parameters`, each as
-`name: type = default  # meaning`, and calls `check_parameters(globals(), __annotations__)`
-in the cell after it, because whoever runs it may have put other values in.
+A notebook declares its parameters in the cell tagged `parameters`, each as `name: type =
+default # meaning`, and calls `check_parameters(globals(), __annotations__)` in the cell after
+it, because whoever runs it may have put other values in.
 """
 
 import ast

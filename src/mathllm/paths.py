@@ -1,7 +1,6 @@
 """Where Kaggle puts things, and where a rehearsal does.
 
-Knows both layouts of the input root and the variables that tell a rerun. Knows nothing of
-what the files hold. Nothing is cached: tests and rehearsals change the environment.
+Nothing is cached: tests and rehearsals change the environment.
 """
 
 import os

@@ -1,7 +1,7 @@
 """Everything that belongs to one competition and would change with the next.
 
-Knows names, ranges, limits and the score rule. Knows nothing of files found, of the wire
-or of solving: other modules ask `CURRENT` instead of naming a competition.
+Knows nothing of files found, of the wire or of solving: other modules ask `CURRENT` instead of
+naming a competition.
 """
 
 import re

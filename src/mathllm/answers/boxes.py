@@ -1,7 +1,4 @@
-"""The last `\\boxed{…}` of a text, with nested braces.
-
-Knows boxes and how numbers without braces are written. Knows nothing of what they mean.
-"""
+"""The last `\\boxed{…}` of a text, with nested braces."""
 
 import re
 

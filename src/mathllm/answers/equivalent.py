@@ -1,7 +1,6 @@
 """Whether an answer is right: the same thing as the truth, written in whatever way.
 
-Knows answers' LaTeX: integers by our own reader, the rest by math-verify within a time
-limit. Knows nothing of votes, problems and ranges.
+Knows answers' LaTeX: integers by our own reader, the rest by math-verify within a time limit.
 
 The rules where graders differ:
 - Units, currency and degrees are left out, as in MATH: 5 cm, 5 m and 5 are the same.

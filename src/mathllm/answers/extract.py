@@ -1,9 +1,9 @@
 """The integer that a text gives as its answer, or none.
 
-Knows where models put answers: the last box, else a closing phrase, else the last output
-of their program. Knows nothing of problems, votes or models. Nothing is evaluated as code
-and nothing is wrapped modulo anything. What the text writes plainly is read in time linear
-in the text; a formula beyond sums, products, fractions and powers is no answer.
+Knows where models put answers: the last box, else a closing phrase, else the last output of
+their program. Nothing is evaluated as code and nothing is wrapped modulo anything. What the
+text writes plainly is read in time linear in the text; a formula beyond sums, products,
+fractions and powers is no answer.
 """
 
 import re

@@ -1,9 +1,8 @@
 """Mathematics by math-verify and sympy, in a process of its own under limits that hold.
 
-Knows how to start the worker, how long to wait, and when to replace it. Refuses to know
-boxes, texts and votes, and never imports sympy itself: parser and algebra may hang or eat
-memory on a hostile formula, and math-verify's own limit (signal.alarm) works in the main
-thread only. So the caller's clock decides here, whatever thread it is, and the worker is
+Refuses to know boxes, texts and votes, and never imports sympy itself: parser and algebra may
+hang or eat memory on a hostile formula, and math-verify's own limit (signal.alarm) works in the
+main thread only. So the caller's clock decides here, whatever thread it is, and the worker is
 killed when it runs out.
 """
 

@@ -1,8 +1,8 @@
 """The program that sympy_process.py runs: one question a line in, one reply a line out.
 
-Knows math-verify and sympy. Knows nothing of time limits but the one that ends it should
-nobody be there to do so, and nothing of mathllm: it runs as a file by itself, so that it
-starts in a third of a second and imports neither torch nor the rest of the package.
+Knows nothing of time limits but the one that ends it should nobody be there to do so, and
+nothing of mathllm: it runs as a file by itself, so that it starts in a third of a second and
+imports neither torch nor the rest of the package.
 """
 
 import json

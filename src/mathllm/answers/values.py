@@ -1,8 +1,8 @@
 """The rational number that a formula equals, or none.
 
-Knows LaTeX as models write numbers: separators, units, words, simple arithmetic. Knows
-nothing of boxes, texts or sympy. Nothing is evaluated as code, and every call is linear in
-the text with bounded arithmetic after that, so no text can hang it.
+Knows LaTeX as models write numbers: separators, units, words, simple arithmetic. Nothing is
+evaluated as code, and every call is linear in the text with bounded arithmetic after that, so
+no text can hang it.
 """
 
 import re

@@ -1,8 +1,4 @@
-"""A batch from its first run to its last, on whatever engine.
-
-Knows which runs are to do, and shows how far they are. Knows nothing of how an engine
-works, or of what comes of the results.
-"""
+"""A batch from its first run to its last, on whatever engine."""
 
 import sys
 from collections import Counter, deque

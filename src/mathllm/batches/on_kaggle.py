@@ -4,8 +4,6 @@ The kernel's notebook carries the run's whole order and a mark made of it and of
 of the datasets it is attached to. So a run that was pushed before, by a driver that was
 killed since, is found again by its mark and not pushed twice. What it leaves comes back as
 one archive among its output.
-
-Knows kernels' names, marks and sessions. Knows nothing of how a run goes.
 """
 
 import hashlib

@@ -17,8 +17,6 @@
 default "{run}/STEP", and leaves metrics.json there (mathllm.metrics). A parameter that only
 one step has needs no step before its name. For one notebook, `notebook` and `parameters`
 may stand in place of `steps`.
-
-Knows keys, notebooks' parameters and their types. Knows nothing of how runs are run.
 """
 
 import math

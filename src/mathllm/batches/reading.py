@@ -1,7 +1,4 @@
-"""A batch's YAML as it is written, strict: keys once, known, and each of its kind.
-
-Knows YAML and where a fault stands in it. Knows nothing of what notebooks declare.
-"""
+"""A batch's YAML as it is written, strict: keys once, known, and each of its kind."""
 
 from collections.abc import Mapping
 from itertools import takewhile

@@ -6,8 +6,6 @@ runs the notebooks that FOLDER/run.json holds, one after the other, collects wha
 recorded, and writes "done" or "failed" to FOLDER/status.json as the very last thing. The
 same on every engine. Ends, with all that it started, when its standard input closes, which
 happens however the process that started it ends.
-
-Knows how a run goes. Knows nothing of other runs, of time limits or of engines.
 """
 
 import json

@@ -1,7 +1,4 @@
-"""The runs of a batch, each with the identity by which its result is found again.
-
-Knows how settings multiply, and what makes two runs the same. Knows nothing of folders.
-"""
+"""The runs of a batch, each with the identity by which its result is found again."""
 
 import hashlib
 import itertools

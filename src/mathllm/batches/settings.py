@@ -1,7 +1,4 @@
-"""Parameters of a batch's steps: found by the names that a file gives them, values checked.
-
-Knows what notebooks declare. Knows nothing of YAML's keys, or of how runs are run.
-"""
+"""Parameters of a batch's steps: found by the names that a file gives them, values checked."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass

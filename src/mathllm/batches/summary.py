@@ -1,7 +1,4 @@
-"""The runs of a batch, compared: one row a run, and one row for each set of settings.
-
-Knows statuses and recorded metrics. Knows nothing of how runs were run, or how it is drawn.
-"""
+"""The runs of a batch, compared: one row a run, and one row for each set of settings."""
 
 from collections import Counter
 from dataclasses import dataclass

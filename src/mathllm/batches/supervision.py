@@ -1,7 +1,4 @@
-"""A run's processes: started, timed, and ended with all that they have started.
-
-Knows processes. Knows nothing of what they do but the status that the run writes last.
-"""
+"""A run's processes: started, timed, and ended with all that they have started."""
 
 import os
 import signal

@@ -1,18 +1,16 @@
 """A batch's folder on the disk, and what of each run is known there.
 
-    batch.json                  which YAML the folder belongs to
-    lock                        held by the process that drives the batch
-    runs/ID/run.json            all that the run is: notebooks, parameters, git's commit
-    runs/ID/status.json         how far it is; whoever reads "done" there finds all the rest
-    runs/ID/log.txt             what its processes printed
-    runs/ID/STEP.ipynb, .html   the executed notebooks
-    runs/ID/STEP/               their output
-    runs/ID/metrics.json        what the steps recorded, in one
-    runs/ID/environment.json    what it was made with
-    runs/ID/attempts/N/         log, status and notebooks of attempts that failed
-    summary.*, runs.parquet     the comparison
-
-Knows files. Knows nothing of how runs are run, or of YAML.
+batch.json                  which YAML the folder belongs to
+lock                        held by the process that drives the batch
+runs/ID/run.json            all that the run is: notebooks, parameters, git's commit
+runs/ID/status.json         how far it is; whoever reads "done" there finds all the rest
+runs/ID/log.txt             what its processes printed
+runs/ID/STEP.ipynb, .html   the executed notebooks
+runs/ID/STEP/               their output
+runs/ID/metrics.json        what the steps recorded, in one
+runs/ID/environment.json    what it was made with
+runs/ID/attempts/N/         log, status and notebooks of attempts that failed
+summary.*, runs.parquet     the comparison
 """
 
 import fcntl

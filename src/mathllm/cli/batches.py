@@ -1,8 +1,4 @@
-"""The batches' part of the command line.
-
-Knows arguments, counts and costs, and what is said at the end. Knows nothing of how runs
-are run.
-"""
+"""The batches' part of the command line."""
 
 import argparse
 from collections.abc import Callable

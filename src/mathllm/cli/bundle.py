@@ -1,7 +1,4 @@
-"""The bundle's part of the command line: vendor, rehearse, wheels.
-
-Knows arguments and what is said at the end. Knows nothing of how things are done.
-"""
+"""The bundle's part of the command line: vendor, rehearse, wheels."""
 
 import argparse
 from collections.abc import Callable

@@ -1,7 +1,4 @@
-"""The delivery's part of the command line: push, submit, check, fetch.
-
-Knows arguments and what is said at the end. Knows nothing of how things are done.
-"""
+"""The delivery's part of the command line: push, submit, check, fetch."""
 
 import argparse
 from functools import partial

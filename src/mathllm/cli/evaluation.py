@@ -1,7 +1,4 @@
-"""The evaluation's part of the command line: report.
-
-Knows arguments and what is said at the end. Knows nothing of how things are done.
-"""
+"""The evaluation's part of the command line: report."""
 
 import argparse
 from functools import partial

@@ -1,9 +1,8 @@
 """Generated arithmetic problems: statement in LaTeX, worked steps, boxed answer.
 
-Knows how to pose and solve nine small families of problems. Knows nothing of tokens or
-models. Every answer is in the competition's range. A problem belongs to the train or the test
-split by a hash of its family and operands, never of its wording, so that the two splits
-are disjoint by construction and a reworded test problem is still a test problem.
+Every answer is in the competition's range. A problem belongs to the train or the test split by
+a hash of its family and operands, never of its wording, so that the two splits are disjoint by
+construction and a reworded test problem is still a test problem.
 """
 
 import hashlib

@@ -1,7 +1,4 @@
-"""Rows to chat to token ids: prompts, labels and the tokenizer that both need.
-
-Knows ChatML through the tokenizer's own template. Knows nothing of models.
-"""
+"""Rows to chat to token ids: prompts, labels and the tokenizer that both need."""
 
 from pathlib import Path
 

@@ -1,8 +1,4 @@
-"""Rows of each source to the one schema, as polars expressions over lazy frames.
-
-Knows how GSM8K, MATH, NuminaMath-CoT and plain files write problems and answers. Knows
-nothing of where files are.
-"""
+"""Rows of each source to the one schema, as polars expressions over lazy frames."""
 
 from collections.abc import Callable, Mapping
 

@@ -1,7 +1,6 @@
 """Training rows that share long runs of words with problems one evaluates on.
 
-Knows words. Knows nothing of sources or models. Only statements are compared: two
-solutions may well share a phrase.
+Only statements are compared: two solutions may well share a phrase.
 """
 
 import re

@@ -1,7 +1,4 @@
-"""Files of problems in the competition's format: columns id, problem and perhaps answer.
-
-Knows CSV and what may be wrong with one. Knows nothing of chats, models or gateways.
-"""
+"""Files of problems in the competition's format: columns id, problem and perhaps answer."""
 
 from pathlib import Path
 

@@ -1,7 +1,6 @@
 """Finding data and reading it lazily: gsm8k, math, numina, or any file.
 
-Knows folders, file types and the hub's names. What the rows of a source mean is in
-conversions; what is generated is in arithmetic.
+What the rows of a source mean is in conversions; what is generated is in arithmetic.
 """
 
 import difflib

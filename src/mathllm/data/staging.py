@@ -1,7 +1,6 @@
 """Folders that appear whole or not at all, even if the process is killed in the middle.
 
-A folder is put together under a hidden name beside its place, synced and renamed. Knows
-files and locks. Knows nothing of what the files hold.
+A folder is put together under a hidden name beside its place, synced and renamed.
 """
 
 import contextlib

@@ -1,10 +1,8 @@
 """Tokenised rows on disk, made once, named after everything that shaped them.
 
-    <folder>/<key>/tokens.bin       int32, the rows' tokens one after another
-                   rows.parquet     id, length and prompt length of each row, in tokens
-                   description.json format, key, what was dropped, sums of the files
-
-Knows rows of text and a tokenizer. Knows nothing of where rows come from, or of batches.
+<folder>/<key>/tokens.bin       int32, the rows' tokens one after another
+               rows.parquet     id, length and prompt length of each row, in tokens
+               description.json format, key, what was dropped, sums of the files
 """
 
 import contextlib

@@ -1,8 +1,8 @@
 """Kaggle, as the kaggle package's own client reaches it.
 
-Knows the client, how it fails, and what it leaves unsaid: errors that it prints or returns
-with exit status 0, files that it skips without a word. Every method raises DeliveryError
-for what a person must mend and TryAgainError for what passes. Knows nothing of bundles.
+Knows the client, how it fails, and what it leaves unsaid: errors that it prints or returns with
+exit status 0, files that it skips without a word. Every method raises DeliveryError for what a
+person must mend and TryAgainError for what passes.
 """
 
 import contextlib

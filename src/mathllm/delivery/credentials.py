@@ -1,8 +1,4 @@
-"""Where Kaggle's credentials are, without ever showing or checking them.
-
-Knows the places that the client looks at, in its order. Knows nothing of what is in them
-but a user name.
-"""
+"""Where Kaggle's credentials are, without ever showing or checking them."""
 
 import json
 import os

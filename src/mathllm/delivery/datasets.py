@@ -1,7 +1,7 @@
 """A part of the bundle as a dataset on Kaggle: sent only if Kaggle has other content.
 
-Knows how a version says what is in it: its notes, and for the first one, which has none,
-the description, end with the digest of the content. Knows nothing of what the files are.
+Knows how a version says what is in it: its notes, and for the first one, which has none, the
+description, end with the digest of the content.
 """
 
 import time

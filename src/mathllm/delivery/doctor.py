@@ -1,7 +1,7 @@
 """Whether everything that a delivery needs is there: one line for each thing, with its mend.
 
 Knows what to look at, and that looking must neither change nor show anything: of the
-credentials only the place is named. Knows nothing of how a delivery goes.
+credentials only the place is named.
 """
 
 import importlib.metadata

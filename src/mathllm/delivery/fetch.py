@@ -1,7 +1,4 @@
-"""The competition's files on this machine, the real evaluation package among them.
-
-Knows archives and how to leave nothing half-unpacked. Knows nothing of what the files mean.
-"""
+"""The competition's files on this machine, the real evaluation package among them."""
 
 import shutil
 import zipfile

@@ -1,7 +1,4 @@
-"""What the client raises, in words that a person can use, with the mend.
-
-Knows HTTP's statuses and the names of calls. Knows nothing of the calls themselves.
-"""
+"""What the client raises, in words that a person can use, with the mend."""
 
 from mathllm.delivery import credentials
 from mathllm.delivery.retry import is_passing, reason, status_of

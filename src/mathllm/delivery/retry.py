@@ -1,7 +1,4 @@
-"""Asking again: which answers of Kaggle are worth it, and how long to wait in between.
-
-Knows HTTP's statuses as the client raises them. Knows nothing of what is asked.
-"""
+"""Asking again: which answers of Kaggle are worth it, and how long to wait in between."""
 
 import json
 import time

@@ -1,8 +1,4 @@
-"""A kernel's run on Kaggle: followed to its end, its output fetched and looked at.
-
-Knows statuses, the log as it streams, and what a submission file must be. Knows nothing of
-what was pushed.
-"""
+"""A kernel's run on Kaggle: followed to its end, its output fetched and looked at."""
 
 import contextlib
 import json

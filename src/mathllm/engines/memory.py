@@ -1,7 +1,4 @@
-"""How much memory decoding takes, known before any of it is taken.
-
-Knows sizes. Knows nothing of what is decoded.
-"""
+"""How much memory decoding takes, known before any of it is taken."""
 
 from dataclasses import dataclass
 

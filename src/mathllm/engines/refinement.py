@@ -1,7 +1,4 @@
-"""The recursion over cached columns: N_sup supervision steps, or fewer where tokens halt.
-
-Knows the three loops and the store. Knows nothing of rows, drafts or sampling.
-"""
+"""The recursion over cached columns: N_sup supervision steps, or fewer where tokens halt."""
 
 import torch
 from torch import Tensor

@@ -1,8 +1,7 @@
 """An engine behind an OpenAI-compatible endpoint, such as a vLLM server on loopback.
 
-Prompts go out as token ids, which vLLM takes and which keeps the chat template ours; what
-comes back as text is tokenised again where the server does not send ids. Knows HTTP and the
-completions API; the server's process is server.py's.
+Prompts go out as token ids, which vLLM takes and which keeps the chat template ours; what comes
+back as text is tokenised again where the server does not send ids.
 """
 
 import json

@@ -1,7 +1,4 @@
-"""What is asked of an engine, as rows: a sample each, with what has come of it so far.
-
-Knows token ids and when a sample has ended. Knows nothing of how tokens are made.
-"""
+"""What is asked of an engine, as rows: a sample each, with what has come of it so far."""
 
 import time
 from collections.abc import Sequence

@@ -1,9 +1,8 @@
 """From logits to tokens: what a row may draw, and how it draws.
 
-Temperature, top-k, top-p, min-p and repetition penalty are transformers' in meaning and
-order. A row draws from random numbers of its own, a fixed few for each token that it may
-emit, so that a sample depends neither on its neighbours nor on how many tokens a pass holds.
-Knows nothing of models and caches.
+Temperature, top-k, top-p, min-p and repetition penalty are transformers' in meaning and order.
+A row draws from random numbers of its own, a fixed few for each token that it may emit, so that
+a sample depends neither on its neighbours nor on how many tokens a pass holds.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
 """An endpoint's server: its process started, asked whether it is there, and ended.
 
-Knows processes and one address. What is asked of the endpoint is remote.py's.
+What is asked of the endpoint is remote.py's.
 """
 
 import atexit

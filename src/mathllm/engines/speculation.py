@@ -1,7 +1,6 @@
 """The backbone drafts, the recursion verifies: which drafts stand, and how many to draw.
 
-Leviathan, Kalman and Matias, 2211.17192. Knows distributions and counts. Knows nothing of
-the networks that they come from.
+Leviathan, Kalman and Matias, 2211.17192.
 """
 
 from dataclasses import dataclass

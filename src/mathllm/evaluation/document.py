@@ -1,7 +1,4 @@
-"""A report as a document: what it is made of, and how it is written down as Markdown or HTML.
-
-Knows nothing of results, or of what is said about them.
-"""
+"""A report as a document: what it is made of, and how it is written down as Markdown or HTML."""
 
 import io
 import re

@@ -1,7 +1,4 @@
-"""The engines that can be evaluated, by name, from a weights folder or an endpoint.
-
-Knows what each is made of and what identifies its weights. Knows nothing of problems.
-"""
+"""The engines that can be evaluated, by name, from a weights folder or an endpoint."""
 
 import hashlib
 import json

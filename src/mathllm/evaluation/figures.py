@@ -1,7 +1,7 @@
 """Results as pictures, each with the sentence that its figures say.
 
-Knows tables and axes. Every sentence is computed from the table that it comes with: it says no
-more than that does. What is in the tables is computed elsewhere.
+Every sentence is computed from the table that it comes with: it says no more than that does.
+What is in the tables is computed elsewhere.
 """
 
 from collections.abc import Mapping

@@ -1,7 +1,4 @@
-"""Which result files belong together: what one table or curve can be made of.
-
-Knows headers. Knows nothing of what is said about the rows.
-"""
+"""Which result files belong together: what one table or curve can be made of."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
 """What a report says of result files: sections of sentences, tables and pictures.
 
-Knows groups of results and what each figure is called. Knows nothing of Markdown or HTML, of
-files, or of the clock: the same results give the same report.
+Knows nothing of Markdown or HTML, of files, or of the clock: the same results give the same
+report.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,8 +1,5 @@
 """Results as files: parquet, a row for each sample, and what they were made with.
 
-Knows the columns, the header and how a file grows without ever being half-written. Knows
-nothing of how samples are made or judged.
-
 The header is JSON under the key HEADER of the file's own metadata, so that any reader of
 parquet shows it and no second file can get lost.
 """

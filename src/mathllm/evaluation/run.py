@@ -1,7 +1,6 @@
 """Engines answer problems with known answers: a judged row for each sample.
 
-What is drawn is the solver's: prompt, stops, tools and seeds. Leaves counting to tables,
-files to results, and right or wrong to grading.
+What is drawn is the solver's: prompt, stops, tools and seeds.
 """
 
 import re

@@ -1,8 +1,4 @@
-"""Problems with known answers, from the named sets or any file.
-
-Knows which sets there are and where their answers stand. Leaves files and formats to
-mathllm.data, and what is right to grading.
-"""
+"""Problems with known answers, from the named sets or any file."""
 
 import hashlib
 import json

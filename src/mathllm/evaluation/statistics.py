@@ -1,7 +1,6 @@
 """How sure a figure is: intervals, paired comparison, pass@k, and how alike errors are.
 
-Knows arrays of right and wrong, a row for each problem and a column for each sample. Knows
-nothing of texts, engines or files. Shares are from 0 to 1, intervals of 95 % unless told.
+Shares are from 0 to 1, intervals of 95 % unless told.
 """
 
 import math

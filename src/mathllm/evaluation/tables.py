@@ -1,7 +1,6 @@
 """Results as tables: in all, by group, by depth, and two engines against each other.
 
-Knows rows of results (results.SCHEMA), an engine's name for each. Shares are in per cent,
-with intervals of 95 %. Knows nothing of how rows came about.
+Shares are in per cent, with intervals of 95 %.
 """
 
 from collections.abc import Mapping

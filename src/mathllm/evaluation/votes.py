@@ -1,8 +1,4 @@
-"""What votes over samples are worth: maj@k, pass@k, and points in a competition.
-
-Knows samples as small integers, one for each distinct answer of a problem. Knows nothing of
-texts or engines, and of a competition only the numbers that it is given.
-"""
+"""What votes over samples are worth: maj@k, pass@k, and points in a competition."""
 
 import math
 from collections.abc import Sequence

@@ -1,8 +1,7 @@
 """Blocks to a kernel and what comes back, over Jupyter's messages on Unix sockets.
 
-Knows jupyter_client's wire format. Knows nothing of processes and limits. What is received
-was written by a program that may be hostile: sizes are bounded, and what makes no sense is
-passed over.
+What is received was written by a program that may be hostile: sizes are bounded, and what makes
+no sense is passed over.
 """
 
 import json

@@ -1,8 +1,7 @@
 """One confined process: its start, its folder, its end, and a watch over what it takes.
 
-Knows processes and files. Knows nothing of pools and sessions. The process is confined by
-itself, before it runs anything of a model's (`inside/`); here are the environment it gets,
-the limits that it is told, and the means to end it whatever it does.
+The process is confined by itself, before it runs anything of a model's (`inside/`); here are
+the environment it gets, the limits that it is told, and the means to end it whatever it does.
 """
 
 import importlib.util

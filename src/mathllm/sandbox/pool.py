@@ -1,7 +1,6 @@
 """Kernels ready for sessions, one fresh kernel for each session, spares for the next.
 
-Knows sessions and threads. Knows nothing of how a kernel is confined, and nothing of who
-asks. Nothing of a session survives: its kernel is killed and its folder deleted.
+Nothing of a session survives: its kernel is killed and its folder deleted.
 """
 
 import atexit

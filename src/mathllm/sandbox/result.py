@@ -1,7 +1,4 @@
-"""What a sandbox may use, and what comes back from a block.
-
-Knows numbers and their ranges. Knows nothing of processes.
-"""
+"""What a sandbox may use, and what comes back from a block."""
 
 import math
 from dataclasses import dataclass, fields

@@ -1,8 +1,7 @@
 """Samples drawn together, with or without tools.
 
 With tools a sample stops where it opens an output block; its last Python block is run, the
-output is written into the block, and the sample goes on, until it ends by itself. Knows the
-shape of such texts. Knows nothing of votes, time budgets or how code is run.
+output is written into the block, and the sample goes on, until it ends by itself.
 """
 
 import re

@@ -1,8 +1,4 @@
-"""Seconds for the next problem, samples for the next wave, so that a run ends in time.
-
-Knows a clock, a count of problems, and how fast samples come. Knows nothing of what is done
-with the time.
-"""
+"""Seconds for the next problem, samples for the next wave, so that a run ends in time."""
 
 import math
 import time

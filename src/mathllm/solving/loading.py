@@ -1,7 +1,4 @@
-"""A model and a solver from a weights folder.
-
-Knows which folders hold what. Leaves their formats to the rooms that write them.
-"""
+"""A model and a solver from a weights folder."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,8 +1,4 @@
-"""A problem in, an integer out: prompt, samples, answers, vote.
-
-Knows how the rooms below are put together for one problem, and what to do when one of them
-fails. Knows nothing of Kaggle, files or how the engine makes its tokens.
-"""
+"""A problem in, an integer out: prompt, samples, answers, vote."""
 
 import hashlib
 import time

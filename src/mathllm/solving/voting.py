@@ -1,8 +1,5 @@
 """One answer from many samples, with the reason for it, and whether more could change it.
 
-Knows answers and what was measured while each was made. Knows nothing of texts, models or
-time.
-
 Every sample has a weight of FLOOR…1 by every method, so one sample never outvotes more than
 1/FLOOR others, however sure the model was. Weights are whole thousandths: they add up to
 the same in any order, and a tie is a tie.

@@ -1,4 +1,4 @@
-"""What a training run is, apart from its model and data. Knows no tensors."""
+"""What a training run is, apart from its model and data."""
 
 from dataclasses import dataclass
 from typing import Literal

@@ -1,4 +1,4 @@
-"""Held-out loss of a TRM and of its own backbone. Knows nothing of training."""
+"""Held-out loss of a TRM and of its own backbone."""
 
 from collections.abc import Sequence
 

@@ -1,7 +1,4 @@
-"""What a training run needs of memory, from shapes alone, before any weight is loaded.
-
-Knows where tensors live and how long. Knows nothing of devices or of what is in use there.
-"""
+"""What a training run needs of memory, from shapes alone, before any weight is loaded."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace

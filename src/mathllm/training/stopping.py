@@ -1,4 +1,4 @@
-"""When a run must end early: a time limit, Ctrl-C, SIGTERM. Knows the clock and signals only."""
+"""When a run must end early: a time limit, Ctrl-C, SIGTERM."""
 
 import signal
 import threading

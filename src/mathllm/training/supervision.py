@@ -1,7 +1,4 @@
-"""Rows in the middle of deep supervision: their states, and one supervision step over them.
-
-Knows the recursion and its losses. Knows nothing of optimizers, processes or files.
-"""
+"""Rows in the middle of deep supervision: their states, and one supervision step over them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

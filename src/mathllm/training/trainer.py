@@ -1,9 +1,8 @@
 """One optimizer step of deep supervision, and the state that goes from step to step.
 
-Deep supervision has one optimizer step for each supervision step (arXiv 2510.04871, figure
-3). A group of micro-batches goes through N_sup supervision steps together. Each step adds
-the gradients of all micro-batches up, over all processes, and then moves the weights once.
-Knows nothing of files, clocks or signals.
+Deep supervision has one optimizer step for each supervision step (arXiv 2510.04871, figure 3).
+A group of micro-batches goes through N_sup supervision steps together. Each step adds the
+gradients of all micro-batches up, over all processes, and then moves the weights once.
 """
 
 import math

@@ -1,8 +1,4 @@
-"""A bundle as files to upload, since Kaggle's client leaves folders out.
-
-Knows zips that are the same bytes every time, and how to leave nothing half-written. Knows
-nothing of Kaggle's client, or of what the files mean.
-"""
+"""A bundle as files to upload, since Kaggle's client leaves folders out."""
 
 import os
 import shutil

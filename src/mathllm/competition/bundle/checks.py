@@ -1,7 +1,6 @@
 """What a bundle is refused for before it exists: each refusal names the file and the mend.
 
-Knows Kaggle's limits on datasets, what must not be uploaded, and that what is imported must be
-there. Metadata has metadata.py, notebooks notebook.py, parameters kernel_parameters.py.
+Metadata has metadata.py, notebooks notebook.py, parameters kernel_parameters.py.
 """
 
 import re

@@ -1,7 +1,4 @@
-"""What a bundle is made of: the files of each part.
-
-Knows the repository's folders and what a weights folder must hold.
-"""
+"""What a bundle is made of: the files of each part."""
 
 import warnings
 from collections.abc import Iterator, Sequence

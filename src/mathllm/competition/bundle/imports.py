@@ -1,8 +1,4 @@
-"""Whether what a program imports is there where it will run.
-
-Knows Python's import statements, and which distribution brings a module that is named
-otherwise. Knows nothing of where the names of what is there come from.
-"""
+"""Whether what a program imports is there where it will run."""
 
 import ast
 import functools

@@ -11,9 +11,8 @@ the sums of its other files. The sum of contents.json is the dataset's digest. D
 notebook, the kernel's metadata and parameters give the identity; the vendored notebook
 carries it and the digests.
 
-Knows folders, sums and how to leave nothing half-written. Knows nothing of what the files
-mean (plan.py does) or of Kaggle's client. The same inputs give the same bytes: names are
-sorted, and no time and no path of this machine goes in.
+The same inputs give the same bytes: names are sorted, and no time and no path of this machine
+goes in.
 """
 
 import hashlib

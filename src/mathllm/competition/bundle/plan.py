@@ -1,8 +1,4 @@
-"""What a bundle is to hold, decided and audited before anything is written.
-
-Knows the clone's folders, and which file goes into which part of the bundle. Knows nothing
-of how a bundle is laid out and sealed (manifest.py).
-"""
+"""What a bundle is to hold, decided and audited before anything is written."""
 
 import json
 from collections.abc import Sequence

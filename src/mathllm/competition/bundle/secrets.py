@@ -1,6 +1,5 @@
 """What must not leave this machine: credentials, and weights that are programs.
 
-Knows file names and contents that give them away. Knows nothing of where a file goes.
 Never shows what it found, only where.
 """
 

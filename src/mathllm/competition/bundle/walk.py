@@ -1,8 +1,7 @@
 """The files below a folder, in one order everywhere, links included.
 
-Knows links: one that stays inside the folder's tree stands for what it leads to, any other
-is refused, since it would bring to Kaggle what nobody meant to be there. Knows nothing of
-what the files are for.
+Knows links: one that stays inside the folder's tree stands for what it leads to, any other is
+refused, since it would bring to Kaggle what nobody meant to be there.
 """
 
 from collections.abc import Iterator

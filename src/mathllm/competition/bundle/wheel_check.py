@@ -1,8 +1,4 @@
-"""Whether Kaggle's image and the wheels together have all that a wheel requires.
-
-Knows wheels' metadata and the list of what the image has. Knows nothing of where wheels
-come from (wheels.py).
-"""
+"""Whether Kaggle's image and the wheels together have all that a wheel requires."""
 
 import configparser
 import email

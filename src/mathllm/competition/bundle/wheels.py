@@ -1,11 +1,8 @@
 """The packages that Kaggle's image lacks: locked, and downloaded once.
 
-    datasets_meta/wheels/requirements.txt   the lock, in pip's format, a hash for each file
-    datasets_meta/wheels/image.txt          what the image has, as far as it matters here
-    .cache/wheels/                          downloads, so that vendoring works offline again
-
-Knows pip's command line. Knows nothing of what is in a wheel (wheel_check.py), of bundles, or of
-how a kernel installs what it was given (kernel/install.py).
+datasets_meta/wheels/requirements.txt   the lock, in pip's format, a hash for each file
+datasets_meta/wheels/image.txt          what the image has, as far as it matters here
+.cache/wheels/                          downloads, so that vendoring works offline again
 """
 
 import json

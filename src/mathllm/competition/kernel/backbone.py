@@ -1,8 +1,4 @@
-"""A backbone that Kaggle has as a model, in place of one in the weights dataset.
-
-Knows a model's handle, where Kaggle mounts it, and how to tell whether it is the backbone
-that the TRM was trained on. Knows nothing of how either is loaded.
-"""
+"""A backbone that Kaggle has as a model, in place of one in the weights dataset."""
 
 import json
 import logging

@@ -1,9 +1,8 @@
 """The kernel's side of the wheels: what the image lacks is installed without a network.
 
-Knows pip, the import path and the lock in the dataset. Knows nothing of what a package is
-for. The packages go to a temporary folder at the END of the import path: what the image has
-wins, so that nothing that works there is replaced. Processes that are started with this
-process' import path see them too.
+The packages go to a temporary folder at the END of the import path: what the image has wins, so
+that nothing that works there is replaced. Processes that are started with this process' import
+path see them too.
 """
 
 import atexit

@@ -1,9 +1,5 @@
 """What a kernel was vendored with, against what is attached to it.
 
-Knows the list that every dataset of a bundle carries (contents.json), its digest, and the
-stamp of digests in the vendored notebook. Knows nothing of what the files mean, or of how a
-bundle is laid out.
-
 Kaggle attaches a dataset's newest version when a notebook is edited by hand, and an older
 one where its page was not refreshed: then source and weights may be of two bundles.
 """

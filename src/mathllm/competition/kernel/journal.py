@@ -1,7 +1,5 @@
 """The journal of a run: one JSON object a line, on disk before the next thing happens.
 
-Knows lines and files. Knows nothing of what an event means to its reader.
-
     start       pid, package (folder the code came from), rerun, bundle (its identity)
     wheels      installed and present: packages that the image was to lack; folder
     listening   package (the competition's, or ours in its place), version of the evaluation API,

@@ -1,8 +1,4 @@
-"""The kernel: a server for the competition's gateway, from its start to its end.
-
-Knows which server to use, what to load, and how a run ends. Knows nothing of how a problem
-becomes an answer (submission.py), or of the wire.
-"""
+"""The kernel: a server for the competition's gateway, from its start to its end."""
 
 import logging
 import os

@@ -1,7 +1,6 @@
 """What both sides of the evaluation protocol must agree on beside the values themselves.
 
-Knows the service's name and channel options, and whether a process still lives. Facts of
-the public kaggle_evaluation package, versions 0.9.0 and 1.4.0; see also messages.py.
+Facts of the public kaggle_evaluation package, versions 0.9.0 and 1.4.0; see also messages.py.
 """
 
 import json

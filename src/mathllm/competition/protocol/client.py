@@ -1,7 +1,7 @@
 """The gateway's end of the wire: finds the server, asks it, and names what goes wrong.
 
 Plays the client of Kaggle's evaluation package, with its retries, its deadlines and its kinds
-of error, in the order in which it tells them apart. Knows nothing of problems, files or scores.
+of error, in the order in which it tells them apart.
 """
 
 import enum

@@ -1,8 +1,5 @@
 """Values of Python to and from the messages of the evaluation protocol.
 
-Knows the messages' fields and the byte formats inside them. Knows nothing of ports,
-requests in order, or problems.
-
 The descriptors are made at run time in a pool of their own: no generated code, so any
 protobuf from 5 on will do, and the competition's own package may live in the same process.
 Fields and formats are facts of the public kaggle_evaluation package (0.9.0 and 1.4.0). Enums,

@@ -1,8 +1,4 @@
-"""A rerun for each fault, with what was vendored, and what each one cost.
-
-Knows which runs to compare. Knows nothing of how a fault is injected (faults.py) or of how a
-run is played (session.py).
-"""
+"""A rerun for each fault, with what was vendored, and what each one cost."""
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -1,10 +1,9 @@
 """Faults on purpose, so that a rehearsal shows what each one costs.
 
 Each strikes the second problem of a run, or the whole run, in a rehearsed kernel only: the
-variable MATHLLM_FAULT names it. What was vendored knows nothing of faults: isolation.py puts
-a copy of this file beside guard.py's, which calls `await_solver` at the start of each Python
-process. So it needs the standard library alone until a solver is there. Knows how to break
-one. Knows nothing of how a run is played or judged.
+variable MATHLLM_FAULT names it. What was vendored knows nothing of faults: isolation.py puts a
+copy of this file beside guard.py's, which calls `await_solver` at the start of each Python
+process. So it needs the standard library alone until a solver is there.
 """
 
 import functools

@@ -2,8 +2,7 @@
 
     python -m mathllm.competition.rehearsal.flaky_proxy SERVER_PORT PORT_FILE
 
-Writes its own port to PORT_FILE. Stands between gateway and kernel in a rehearsal with
-faults. Knows HTTP/2's frames (RFC 9113) as far as to see where a reply ends.
+Writes its own port to PORT_FILE. Stands between gateway and kernel in a rehearsal with faults.
 """
 
 import asyncio

@@ -1,7 +1,6 @@
 """Processes without a network and without the working tree, as on Kaggle.
 
-Knows Linux network namespaces, sockets and Python's start-up. Knows nothing of what the
-processes do. Two ways, the first that can be had:
+Two ways, the first that can be had:
 
 - a network namespace in which only loopback exists (util-linux' `unshare` and `nsenter`; as
   another user than root, inside a user namespace of its own): nothing can get out of it,

@@ -1,8 +1,4 @@
-"""Folders and variables as a Kaggle session has them.
-
-Knows the newer layout of Kaggle's input folder and what a process of the session may see.
-Knows nothing of what is run there.
-"""
+"""Folders and variables as a Kaggle session has them."""
 
 import json
 import os

@@ -1,9 +1,4 @@
-"""Kaggle played on this machine, with what was vendored: one commit run, two reruns.
-
-Knows the order of things and what is kept of them. Knows nothing of processes (session.py),
-of how they are kept off the network (isolation.py), of the folders around them
-or of scores (scorecard.py).
-"""
+"""Kaggle played on this machine, with what was vendored: one commit run, two reruns."""
 
 import shutil
 import tempfile

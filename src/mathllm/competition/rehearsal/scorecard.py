@@ -1,7 +1,4 @@
-"""What a rehearsal found: the score, a table for people, and the same as a text file.
-
-Knows answers, truths and the competition's score rule. Knows nothing of how runs are made.
-"""
+"""What a rehearsal found: the score, a table for people, and the same as a text file."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

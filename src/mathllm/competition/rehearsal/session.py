@@ -1,11 +1,8 @@
 """One run of a rehearsal: its processes, started, watched and ended.
 
-Knows processes, their logs and the kernel's journal. Knows nothing of what comes before or
-after the run, or of scores.
-
-    commit run   papermill runs submission.ipynb, and the notebook plays its own gateway
-    rerun        papermill runs it as the kernel, which serves; the gateway is a process of
-                 its own on the same loopback; when it is done, the kernel gets SIGTERM
+commit run   papermill runs submission.ipynb, and the notebook plays its own gateway
+rerun        papermill runs it as the kernel, which serves; the gateway is a process of
+             its own on the same loopback; when it is done, the kernel gets SIGTERM
 """
 
 import json

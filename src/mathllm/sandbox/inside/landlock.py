@@ -1,7 +1,6 @@
 """Files: nothing outside a few folders is read, nothing outside its own is written.
 
-Standard library only. Knows Linux' Landlock (5.13 and later) through its three system calls,
-which have the same numbers on every machine. Needs no rights. Says 0 where there is none.
+Standard library only. Needs no rights. Says 0 where there is none.
 """
 
 import ctypes

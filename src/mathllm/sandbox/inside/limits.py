@@ -1,7 +1,6 @@
 """A process's own limits: resources, user, capabilities, and its end with its parent.
 
-Standard library only. Knows Linux' prctl and capset through ctypes; on another system, what
-is not POSIX is left out. Knows nothing of files beyond their modes.
+Standard library only.
 """
 
 import ctypes

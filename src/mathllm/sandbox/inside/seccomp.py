@@ -1,7 +1,7 @@
 """System calls: no network, no other process, no rights, no change of modes and owners.
 
-Standard library only. Knows Linux' seccomp filters (classic BPF) on x86_64 and aarch64.
-Needs no rights. What Landlock does not know of is refused here: programs, signals, modes.
+Standard library only. Needs no rights. What Landlock does not know of is refused here:
+programs, signals, modes.
 """
 
 import ctypes

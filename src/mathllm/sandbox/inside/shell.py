@@ -1,7 +1,4 @@
-"""The kernel itself: what is preloaded, how values and exceptions look, how output is cut.
-
-Knows IPython. Knows nothing of limits and layers, which are in force before this begins.
-"""
+"""The kernel itself: what is preloaded, how values and exceptions look, how output is cut."""
 
 import io
 import linecache
