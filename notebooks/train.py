@@ -85,14 +85,13 @@ from IPython.display import HTML, display
 from mathllm.data.chat import load_tokenizer, padding_id
 from mathllm.data.reserved import Reserved
 from mathllm.data.selection import select_rows
-from mathllm.data.show import example_html, plot_lengths
 from mathllm.data.sources import Filters, read_statements
 from mathllm.data.token_store import prepare
 from mathllm.metrics import record
 from mathllm.parameters import check_parameters, parse_list, parse_mapping
 from mathllm.paths import input_root, locate, locate_weights
 from mathllm.training.config import Compute, Saving, TrainConfig
-from mathllm.training.curves import plot_losses
+from mathllm.training.figures import example_html, plot_lengths, plot_losses
 from mathllm.training.held_out import held_out_loss
 from mathllm.training.launch import TrainingRun, launch
 from mathllm.trm import load_backbone, load_checkpoint

@@ -20,8 +20,8 @@ from mathllm.competition.bundle.metadata import (
     placeholders,
     slugify,
 )
+from mathllm.delivery.credentials import sign_in
 from mathllm.delivery.retry import RetryPolicy
-from mathllm.delivery.signing import sign_in
 from mathllm.errors import BundleError, ParameterError
 from mathllm.settings import CURRENT
 from standin import KaggleStandIn

@@ -13,8 +13,8 @@ import pytest
 from helpers.paths import ROOT
 from mathllm.competition.bundle.metadata import kernel_metadata, placeholders
 from mathllm.competition.bundle.notebook import KERNELSPEC, check_notebook, programs, pushed
+from mathllm.delivery.credentials import sign_in
 from mathllm.delivery.retry import RetryPolicy
-from mathllm.delivery.signing import sign_in
 from mathllm.errors import BundleError
 from mathllm.settings import CURRENT
 from standin import KaggleStandIn

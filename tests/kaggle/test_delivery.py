@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from helpers import delivering
-from mathllm.delivery import records
+from mathllm.delivery import submit as submitting
 from mathllm.delivery.client import Kaggle
 from mathllm.delivery.fetch import fetch
 from mathllm.delivery.push import Delivered, RunFailedError, push
@@ -84,7 +84,7 @@ def test_from_a_bundle_to_a_score(desk: Desk) -> None:
     assert f"  | {KERNEL} version 1: 3/3" in desk.said
     found = desk.submit()
     assert (found.status, found.public_score) == ("complete", "7")
-    (record,) = records.read(desk.folder / "submissions.jsonl")
+    (record,) = submitting.read_records(desk.folder / "submissions.jsonl")
     assert record["identity"] == desk.identity
     assert record["parameters"] == {"n_samples": 16}
     assert record["kernel"], record["version"] == (KERNEL, 1)
@@ -115,7 +115,7 @@ def test_repeated_nothing_is_sent_again(desk: Desk) -> None:
     changing = ("StartBlobUpload", "PutBlob", "CreateDataset", "CreateDatasetVersion")
     later = [name for name, _ in desk.standin.calls[calls:]]
     assert not set(later) & {*changing, "SaveKernel", "CreateCodeSubmission"}
-    assert len(records.read(desk.folder / "submissions.jsonl")) == 1
+    assert len(submitting.read_records(desk.folder / "submissions.jsonl")) == 1
 
 
 def test_a_fresh_checkout_finds_out_what_is_there(desk: Desk) -> None:
@@ -417,7 +417,7 @@ def test_no_submission_is_left(desk: Desk) -> None:
         desk.submit(again=True)
     desk.standin.settings.submissions_a_day = 2
     desk.submit(again=True)
-    assert len(records.read(desk.folder / "submissions.jsonl")) == 2
+    assert len(submitting.read_records(desk.folder / "submissions.jsonl")) == 2
 
 
 def test_rules_that_are_not_accepted(desk: Desk) -> None:

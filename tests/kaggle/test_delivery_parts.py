@@ -1,4 +1,4 @@
-"""What a delivery is made of, each by itself: asking again, credentials, records, the lock."""
+"""What a delivery is made of, each by itself: asking again, credentials, the lock."""
 
 import multiprocessing
 import stat
@@ -10,8 +10,9 @@ import pytest
 import requests
 
 from mathllm.competition.protocol.submission_file import read_submission
-from mathllm.delivery import credentials, records
-from mathllm.delivery.refusals import explained
+from mathllm.delivery import credentials
+from mathllm.delivery import submit as submitting
+from mathllm.delivery.replies import explained
 from mathllm.delivery.retry import RetryPolicy, is_passing, retry
 from mathllm.delivery.workdir import DeliveryFolder
 from mathllm.errors import DeliveryError, ProblemFileError, TryAgainError
@@ -189,10 +190,13 @@ def test_credentials_that_others_can_read_are_seen(home: Path) -> None:
 
 def test_a_record_is_replaced_by_its_number(tmp_path: Path) -> None:
     path = tmp_path / "submissions.jsonl"
-    records.write(path, {"ref": 1, "status": "pending"})
-    records.write(path, {"ref": 2, "status": "pending"})
-    records.write(path, {"ref": 1, "status": "complete"})
-    assert records.read(path) == [{"ref": 1, "status": "complete"}, {"ref": 2, "status": "pending"}]
+    submitting.write_record(path, {"ref": 1, "status": "pending"})
+    submitting.write_record(path, {"ref": 2, "status": "pending"})
+    submitting.write_record(path, {"ref": 1, "status": "complete"})
+    assert submitting.read_records(path) == [
+        {"ref": 1, "status": "complete"},
+        {"ref": 2, "status": "pending"},
+    ]
     assert [p.name for p in tmp_path.iterdir()] == ["submissions.jsonl"]
 
 
@@ -200,7 +204,7 @@ def test_a_line_that_is_no_record_is_named(tmp_path: Path) -> None:
     path = tmp_path / "submissions.jsonl"
     path.write_text('{"ref": 1}\n{"re', encoding="utf-8")
     with pytest.raises(DeliveryError, match=r"submissions\.jsonl:2"):
-        records.write(path, {"ref": 2})
+        submitting.write_record(path, {"ref": 2})
     assert path.read_text(encoding="utf-8") == '{"ref": 1}\n{"re'
 
 

@@ -10,9 +10,8 @@ import pytest
 from helpers import batching
 from helpers.paths import ROOT
 from mathllm.batches import runs
-from mathllm.batches.page import write_page
 from mathllm.batches.plan import read_batch
-from mathllm.batches.plots import plot_setting
+from mathllm.batches.plots import plot_setting, write_page
 from mathllm.batches.summary import summarise
 from mathllm.batches.workdir import BatchFolder
 from mathllm.errors import BatchError

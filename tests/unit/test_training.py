@@ -12,11 +12,10 @@ from mathllm.errors import ParameterError, TrainingError
 from mathllm.tokens.batches import IGNORED, collate, plan_batches, rank_share
 from mathllm.tokens.rows import Example, TokenSet
 from mathllm.training.config import Compute, Saving, TrainConfig
-from mathllm.training.ema import EMA
 from mathllm.training.held_out import held_out_loss
 from mathllm.training.run import Outcome, train
 from mathllm.training.supervision import head_backward
-from mathllm.training.trainer import cosine_with_warmup
+from mathllm.training.trainer import EMA, cosine_with_warmup
 from mathllm.trm import RecursiveLM, TRMConfig, load_checkpoint
 
 FLOAT64 = {"rel": 1e-9, "abs": 1e-12}

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mathllm.errors import ParameterError
-from mathllm.trm.precision import autocast_dtype, best_precision
+from mathllm.trm.backbone import autocast_dtype, best_precision
 
 
 @pytest.mark.parametrize(

@@ -3,15 +3,31 @@
 import sys
 from collections import Counter, deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from tqdm import tqdm
 
 from mathllm import metrics
-from mathllm.batches.engine import Engine
 from mathllm.batches.runs import Run
 from mathllm.batches.summary import missing
 from mathllm.batches.workdir import DONE, ENDED_BADLY, BatchFolder
+
+
+class Engine(Protocol):
+    """`slots` runs are submitted at once, at most."""
+
+    name: str
+    slots: int
+
+    def submit(self, run: Run) -> None:
+        """Start a run, or put it in line."""
+
+    def wait(self, seconds: float) -> list[str]:
+        """Ids of runs that have ended since; waits up to `seconds` for the first."""
+
+    def close(self) -> None:
+        """End what still runs, and let go of everything."""
+
 
 WAIT_SECONDS = 1.0
 

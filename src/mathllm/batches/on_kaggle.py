@@ -16,7 +16,7 @@ from typing import Any
 
 import nbformat
 
-from mathllm.batches.remote_run import unpack
+from mathllm.batches.running import unpack
 from mathllm.batches.runs import Run
 from mathllm.batches.workdir import KILLED, ORDER, BatchFolder, write_status
 from mathllm.competition.bundle import manifest
@@ -31,7 +31,7 @@ from mathllm.settings import CURRENT
 ARCHIVE = "run.tar"  # among the output of a kernel
 SLACK_MINUTES = 20.0  # for the session's start, over a run's own limit
 _RUN = """\
-from mathllm.batches.remote_run import run_remote
+from mathllm.batches.running import run_remote
 from mathllm.paths import working_dir
 
 archive = run_remote(order.encode(), os.cpu_count() or 1, minutes)

@@ -16,7 +16,7 @@ from typing import Any
 
 import grpc
 
-from mathllm.batches.remote_run import unpack
+from mathllm.batches.running import unpack
 from mathllm.batches.runs import Run
 from mathllm.batches.workdir import KILLED, ORDER, BatchFolder, write_status
 from mathllm.environment import cores
@@ -128,7 +128,7 @@ def _task(threads: int, minutes: float) -> Callable[[bytes], bytes]:
         from pathlib import Path
 
         sys.path.insert(0, str(Path.cwd() / "src"))
-        from mathllm.batches.remote_run import run_remote
+        from mathllm.batches.running import run_remote
 
         return run_remote(order, threads, minutes)
 

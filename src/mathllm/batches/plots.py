@@ -1,12 +1,18 @@
 """The metric against each setting that varies, as SVG that takes the page's colours."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 import polars as pl
+from markupsafe import Markup
 from matplotlib.figure import Figure
+
+from mathllm import pages
+from mathllm.batches.plan import Batch
+from mathllm.batches.summary import COUNT, DONE, MINUTES, SPREAD, Summary
 
 _INK = "#010203"  # becomes the page's text colour, light or dark
 _POINTS, _MEAN = "#2a7de1", "#e07b00"  # both stand out on white and on black
@@ -91,3 +97,33 @@ def _svg(figure: Figure) -> str:
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     text = buffer.getvalue()
     return text[text.index("<svg") :].replace(_INK, "currentColor")
+
+
+def write_page(path: Path, batch: Batch, summary: Summary) -> None:
+    """Write the page of a batch."""
+    compared = [*summary.settings, COUNT, batch.metric.name, SPREAD, MINUTES]
+    rest = [name for name in summary.table.columns if name not in compared]
+    empty = summary.table.is_empty()
+    pages.write_page(
+        path,
+        "batch.html.j2",
+        title=batch.path.stem,
+        about=batch.about,
+        metric=batch.metric,
+        runs=summary.runs,
+        counts=", ".join(f"{count} {status}" for status, count in summary.counts.items()),
+        means=summary.table if empty else summary.table.select(compared),
+        others=summary.table.select(*summary.settings, *rest) if rest and not empty else None,
+        plots=_plots(batch, summary),
+        failures=summary.failures,
+    )
+
+
+def _plots(batch: Batch, summary: Summary) -> Iterator[tuple[str, Markup]]:
+    """What varies, and the metric drawn against it."""
+    done, metric = summary.runs.filter(pl.col("status") == DONE), batch.metric
+    for setting in batch.varied if not done.is_empty() else []:
+        label = batch.label(setting)
+        if done[label].drop_nulls().n_unique() > 1:
+            meaning = batch.meaning(setting)
+            yield label, Markup(plot_setting(done, label, metric.name, meaning, metric.unit))

@@ -8,9 +8,11 @@ same on every engine. Ends, with all that it started, when its standard input cl
 happens however the process that started it ends.
 """
 
+import io
 import json
 import os
 import sys
+import tarfile
 import tempfile
 import threading
 import time
@@ -20,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from mathllm import metrics, notebooks
-from mathllm.batches.settings import OUTPUT, RUN
-from mathllm.batches.supervision import end_marked
+from mathllm.batches.plan import OUTPUT, RUN
+from mathllm.batches.supervision import Supervised, end_marked
 from mathllm.batches.workdir import DONE, ENVIRONMENT, FAILED, ORDER, write_status
 from mathllm.environment import environment
 from mathllm.errors import UserError
@@ -103,3 +105,30 @@ def main(folder: Path) -> int:
 
 if __name__ == "__main__":
     sys.exit(main(Path(sys.argv[1])))
+
+
+_LOOK_SECONDS = 0.1
+
+
+def run_remote(order: bytes, threads: int, minutes: float) -> bytes:
+    """Run in a folder of its own; all that the run left, as an archive."""
+    with tempfile.TemporaryDirectory(prefix="mathllm-run-") as temporary:
+        folder = Path(temporary).resolve()
+        (folder / ORDER).write_bytes(order)
+        run = Supervised(folder, minutes, threads, None, Path.cwd())
+        try:
+            while not run.ended():
+                time.sleep(_LOOK_SECONDS)
+        finally:
+            run.end()
+        archive = io.BytesIO()
+        with tarfile.open(fileobj=archive, mode="w") as opened:
+            for path in sorted(folder.iterdir()):
+                opened.add(path, path.name)
+        return archive.getvalue()
+
+
+def unpack(archive: bytes, folder: Path) -> None:
+    """Lay out what `run_remote` has returned. Raises tarfile.TarError where it is no archive."""
+    with tarfile.open(fileobj=io.BytesIO(archive)) as opened:
+        opened.extractall(folder, filter="data")

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from mathllm.batches.plan import Batch
-from mathllm.batches.settings import OUTPUT, RUN, Setting, Step
+from mathllm.batches.plan import OUTPUT, RUN, Batch, Setting, Step
 
 RESUME = "resume"  # a notebook with this parameter goes on from what its output_dir holds
 

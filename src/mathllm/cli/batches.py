@@ -11,7 +11,7 @@ from mathllm.competition.bundle.metadata import ACCELERATORS
 from mathllm.errors import BatchError, ParameterError
 
 if TYPE_CHECKING:
-    from mathllm.batches.engine import Engine
+    from mathllm.batches.driver import Engine
     from mathllm.batches.plan import Batch
     from mathllm.batches.runs import Run
     from mathllm.batches.workdir import BatchFolder
@@ -211,7 +211,7 @@ def _conclude(batch: "Batch", place: "BatchFolder", runs: list["Run"]) -> int:
     """Write and print the comparison; the exit status."""
     import polars as pl
 
-    from mathllm.batches.page import write_page
+    from mathllm.batches.plots import write_page
     from mathllm.batches.summary import COUNT, MINUTES, SPREAD, summarise
     from mathllm.batches.workdir import DONE
 

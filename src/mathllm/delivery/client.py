@@ -14,10 +14,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mathllm.delivery.refusals import explained, kernel_refusal
-from mathllm.delivery.replies import Dataset, Kernel, Pushed, SubmissionStatus
+from mathllm.delivery.credentials import sign_in
+from mathllm.delivery.replies import (
+    Dataset,
+    Kernel,
+    Pushed,
+    SubmissionStatus,
+    explained,
+    kernel_refusal,
+)
 from mathllm.delivery.retry import RetryPolicy, retry, status_of
-from mathllm.delivery.signing import sign_in
 from mathllm.errors import DeliveryError, TryAgainError
 
 Answer = TypeVar("Answer")

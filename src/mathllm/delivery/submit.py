@@ -4,18 +4,21 @@ Knows that a day has few submissions: one is made only of a version whose commit
 well and whose bundle is the local one, and never twice for the same version unasked.
 """
 
+import hashlib
+import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mathllm.competition.bundle import manifest
-from mathllm.delivery import records
 from mathllm.delivery.client import Kaggle
 from mathllm.delivery.push import Delivered, finish
 from mathllm.delivery.replies import COMPLETE, SubmissionStatus
 from mathllm.delivery.workdir import DeliveryFolder
+from mathllm.environment import commit
 from mathllm.errors import DeliveryError
+from mathllm.files import write_text
 from mathllm.settings import CURRENT
 
 PENDING, ERROR = "pending", "error"
@@ -55,7 +58,7 @@ def submit(kaggle: Kaggle, order: Submit) -> SubmissionStatus | None:
         number = _submit(kaggle, order, ref, version, tag, left)
     if number is None:
         return None
-    origin = records.origin(described, order.build, order.root)
+    origin = origin_of(described, order.build, order.root)
     about = {"competition": CURRENT.slug, "kernel": ref, "version": version} | origin
     return _follow(kaggle, order, number, about)
 
@@ -132,7 +135,7 @@ def _follow(kaggle: Kaggle, order: Submit, number: int, about: dict[str, Any]) -
         if found is None:
             raise DeliveryError(f"submission {number} is not among the newest hundred on Kaggle")
         if found.status != said:
-            records.write(order.record, about | _row(found))
+            write_record(order.record, about | _row(found))
             minutes = (time.monotonic() - started) / 60
             kaggle.say(f"submission {number}: {found.status}, {minutes:.0f} min")
             said = found.status
@@ -151,3 +154,36 @@ def _row(found: SubmissionStatus) -> dict[str, Any]:
         "private_score": found.private_score,
         "error": found.error,
     }
+
+
+def write_record(path: Path, record: dict[str, Any]) -> None:
+    """Add a submission, or put it in place of what stands there under its number."""
+    records = [record if old["ref"] == record["ref"] else old for old in read_records(path)]
+    if record not in records:
+        records.append(record)
+    write_text(path, "".join(json.dumps(one, sort_keys=True) + "\n" for one in records))
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """All records, the oldest first. Raises DeliveryError that names a line that is none."""
+    if not path.is_file():
+        return []
+    records = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            records.append(json.loads(line))
+            records[-1]["ref"]
+        except (ValueError, KeyError, TypeError) as fault:
+            raise DeliveryError(f"{path}:{number} is no record of a submission: mend it") from fault
+    return records
+
+
+def origin_of(described: manifest.Description, build: Path, root: Path) -> dict[str, Any]:
+    """Where a bundle's bytes come from: identity, manifest, datasets, parameters, git's commit."""
+    return {
+        "identity": described.identity,
+        "manifest": hashlib.sha256((build / manifest.MANIFEST).read_bytes()).hexdigest(),
+        "datasets": {Path(name).name: digest for name, digest in described.digests.items()},
+        "model": described.model,
+        "parameters": described.parameters,
+    } | commit(root)

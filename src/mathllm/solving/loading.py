@@ -28,7 +28,7 @@ def load_model(weights: Path, device: str = "cpu", backbone: Path | None = None)
         raise WeightsError(f"no weights folder {weights}: give one that holds backbone/ and trm/")
     # Here and not above: the kernel listens before torch and the weights are loaded.
     from mathllm.trm import load_backbone, load_checkpoint
-    from mathllm.trm.precision import best_dtype
+    from mathllm.trm.backbone import best_dtype
 
     dtype = best_dtype(device)
     loaded = load_backbone(backbone or weights / "backbone", device, dtype)
@@ -38,7 +38,7 @@ def load_model(weights: Path, device: str = "cpu", backbone: Path | None = None)
 def _untrained(folder: Path, device: str) -> "RecursiveLM":
     """The backbone with a TRM that changes nothing. Raises WeightsError without a backbone."""
     from mathllm.trm import RecursiveLM, TRMConfig, load_backbone
-    from mathllm.trm.precision import best_dtype
+    from mathllm.trm.backbone import best_dtype
 
     backbone = load_backbone(folder, device, best_dtype(device))
     return RecursiveLM(backbone, TRMConfig.for_backbone(backbone.config))

@@ -26,8 +26,7 @@ from mathllm.training.config import Compute, Saving, TrainConfig
 from mathllm.training.memory import check_fits, estimate, parameter_rows
 from mathllm.training.run import Outcome, train
 from mathllm.trm import RecursiveLM, TRMConfig, load_backbone, save_checkpoint
-from mathllm.trm.backbone import QUANTISED, read_backbone_config
-from mathllm.trm.precision import DTYPES, resolve
+from mathllm.trm.backbone import DTYPES, QUANTISED, read_backbone_config, resolve
 
 DESCRIPTION = "run.json"
 

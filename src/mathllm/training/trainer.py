@@ -7,6 +7,8 @@ gradients of all micro-batches up, over all processes, and then moves the weight
 
 import math
 import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -18,12 +20,47 @@ from mathllm.errors import ParameterError, TrainingError
 from mathllm.tokens.batches import plan_batches, rank_share
 from mathllm.tokens.rows import TokenSet
 from mathllm.training.config import Compute, TrainConfig
-from mathllm.training.ema import EMA
 from mathllm.training.held_out import loss_sums
 from mathllm.training.processes import Processes
 from mathllm.training.supervision import MicroBatch, begin, labels_of, replace, supervise
 from mathllm.trm import RecursiveLM
-from mathllm.trm.precision import autocast_dtype
+from mathllm.trm.backbone import autocast_dtype
+
+
+class EMA:
+    """Averages `parameters`; `apply` puts the averages in their place."""
+
+    def __init__(self, parameters: Iterable[Tensor], decay: float) -> None:
+        self.parameters = list(parameters)
+        self.averages = [p.detach().clone() for p in self.parameters]
+        self.decay = decay
+        self.updates = 0
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """averages ← d · averages + (1 − d) · parameters.
+
+        d rises to `decay` as (1 + t) / (10 + t): a short run would else end at its start.
+        """
+        self.updates += 1
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        torch._foreach_lerp_(self.averages, self.parameters, 1 - decay)
+
+    @torch.no_grad()
+    def apply(self) -> None:
+        """Put the averages in the parameters' place, for good."""
+        torch._foreach_copy_(self.parameters, self.averages)
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """The averages in the parameters' place while the context lasts."""
+        trained = [p.detach().clone() for p in self.parameters]
+        self.apply()
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                torch._foreach_copy_(self.parameters, trained)
 
 
 def cosine_with_warmup(step: int, steps: int, warmup: int) -> float:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from mathllm.competition.bundle import imports, secrets
+from mathllm.competition.bundle.contents import files_below, is_hidden
 from mathllm.competition.bundle.notebook import programs
-from mathllm.competition.bundle.walk import files_below, is_hidden
 from mathllm.errors import BundleError
 
 # kaggle.com/docs/datasets, technical specifications: 200 GB for a dataset, and as much for
