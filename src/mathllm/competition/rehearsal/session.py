@@ -6,9 +6,6 @@ rerun        papermill runs it as the kernel, which serves; the gateway is a pro
 """
 
 import json
-import os
-import re
-import signal
 import subprocess
 import sys
 import time
@@ -26,6 +23,7 @@ from mathllm.competition.protocol.submission_file import read_submission
 from mathllm.competition.rehearsal import faults
 from mathllm.competition.rehearsal.isolation import Isolation
 from mathllm.competition.rehearsal.kaggle_folders import KaggleFolders, session_environment
+from mathllm.competition.rehearsal.processes import Process, RunError, started, terminate
 from mathllm.competition.rehearsal.scorecard import PlayedRun
 from mathllm.errors import ProblemFileError
 from mathllm.parameters import parse_parameters, read_declarations
@@ -33,15 +31,8 @@ from mathllm.settings import CURRENT
 
 REAL_GATEWAY = Path(__file__).with_name("real_gateway.py")
 POLL_SECONDS = 0.1
-END_SECONDS = 30  # for a process to end after SIGTERM, before it is killed
 NOTICE_SECONDS = 10  # for a kernel to end by itself once its gateway has failed
-LOG_LINES = 12  # of a failed process, shown
 CONNECTION = "connection"  # the fault that stands between gateway and kernel
-_ANSI = re.compile(r"\x1b\[[0-9;]*m")
-
-
-class RunError(Exception):
-    """A run that did not end as it should; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -66,34 +57,6 @@ class Play:
     fault: str | None = None
     wheels: str = ""
     vendored: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Process:
-    """A process of a run, with the file that both of its outputs go to."""
-
-    name: str
-    popen: subprocess.Popen[bytes]
-    log: Path
-
-    @property
-    def ended(self) -> bool:
-        return self.popen.poll() is not None
-
-    @property
-    def status(self) -> str:
-        """How it ended, in words; empty for a success."""
-        code = self.popen.returncode
-        return "" if code == 0 else f"signal {-code}" if code < 0 else f"status {code}"
-
-    def last_lines(self) -> str:
-        text = _ANSI.sub("", self.log.read_text(encoding="utf-8", errors="replace"))
-        lines = [line.rstrip() for line in text.splitlines() if line.strip()]
-        shown = "\n".join(f"    {line}" for line in lines[-LOG_LINES:])
-        return f"the last lines of the {self.name}:\n{shown}"
-
-    def failed(self, what: str) -> RunError:
-        return RunError(f"the {self.name} {what}; {self.last_lines()}")
 
 
 class Follower:
@@ -172,7 +135,7 @@ def rerun(play: Play, run: PlayedRun) -> None:
                 kernel.popen.wait(NOTICE_SECONDS)
             how = f"ended ({gateway.status or 'in vain'}){told}"
             raise RunError(f"{gateway.failed(how)}\n{kernel.last_lines()}")
-        _terminate(kernel.popen, follower.pid)
+        terminate(kernel.popen, follower.pid)
         follower.poll()
         if kernel.status:
             raise kernel.failed(f"ended ({kernel.status}) on SIGTERM")
@@ -202,11 +165,11 @@ def _kernel(play: Play, run: PlayedRun, rerun: bool) -> Iterator[tuple[Process, 
         environment[faults.VARIABLE] = play.fault
     follower = Follower(play, run, working / NAME)
     before = play.folders.input_state()
-    with _process(play, run, "kernel", command, environment) as kernel:
+    with started(play.isolation, run.folder, "kernel", command, environment) as kernel:
         try:
             yield kernel, follower
         finally:
-            _terminate(kernel.popen, follower.pid)
+            terminate(kernel.popen, follower.pid)
     if changed := before.items() ^ play.folders.input_state().items():
         raise RunError(
             f"{min(path for path, _ in changed)} was changed by the run, and Kaggle's input is "
@@ -240,11 +203,11 @@ def _gateway(play: Play, run: PlayedRun, port: int | None) -> Iterator[Process]:
         command += ["--host", LOCAL_HOST, "--ports", *told] if told else []
     environment = session_environment(play.folders, working, rerun=True)
     environment["PYTHONPATH"] = str(play.source)
-    with _process(play, run, "gateway", command, environment) as gateway:
+    with started(play.isolation, run.folder, "gateway", command, environment) as gateway:
         try:
             yield gateway
         finally:
-            _terminate(gateway.popen)
+            terminate(gateway.popen)
 
 
 @contextmanager
@@ -264,7 +227,7 @@ def _flaky(play: Play, run: PlayedRun, port: int | None) -> Iterator[int | None]
     ]
     environment = session_environment(play.folders, run.folder / "proxy", rerun=True)
     environment["PYTHONPATH"] = str(play.source)
-    with _process(play, run, "proxy", command, environment) as proxy:
+    with started(play.isolation, run.folder, "proxy", command, environment) as proxy:
         try:
             while not port_file.exists():
                 if proxy.ended:
@@ -272,17 +235,7 @@ def _flaky(play: Play, run: PlayedRun, port: int | None) -> Iterator[int | None]
                 time.sleep(POLL_SECONDS)
             yield int(port_file.read_text(encoding="utf-8"))
         finally:
-            _terminate(proxy.popen)
-
-
-@contextmanager
-def _process(
-    play: Play, run: PlayedRun, name: str, command: list[str], environment: dict[str, str]
-) -> Iterator[Process]:
-    log = run.folder / f"{name}.log"
-    with log.open("wb") as output:
-        popen = play.isolation.popen(command, environment, run.folder / name, output)
-        yield Process(name, popen, log)
+            terminate(proxy.popen)
 
 
 def _wait(follower: Follower, done: Callable[[], bool]) -> None:
@@ -290,24 +243,6 @@ def _wait(follower: Follower, done: Callable[[], bool]) -> None:
         follower.poll()
         time.sleep(POLL_SECONDS)
     follower.poll()
-
-
-def _terminate(popen: subprocess.Popen[bytes], pid: int | None = None) -> None:
-    """End a process by SIGTERM, then by SIGKILL. `pid` is the one to ask first, if another.
-
-    Under papermill the code runs in a process of its own, with a session of its own.
-    """
-    if popen.poll() is not None:
-        return
-    with suppress(ProcessLookupError):
-        os.kill(pid or popen.pid, signal.SIGTERM)
-    try:
-        popen.wait(END_SECONDS)
-    except subprocess.TimeoutExpired:
-        for doomed in filter(None, (pid, popen.pid)):
-            with suppress(ProcessLookupError):
-                os.kill(doomed, signal.SIGKILL)
-        popen.wait()
 
 
 def _check(play: Play, run: PlayedRun, working: Path) -> None:
