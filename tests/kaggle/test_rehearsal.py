@@ -169,9 +169,9 @@ def test_the_input_is_read_only_and_what_kaggle_lacks_is_not_found(tmp_path, mod
     assert (written == 0) is (mode == "guard")
 
 
-def test_what_the_locks_name_is_hidden_with_its_modules(build):
+def test_what_the_image_lacks_is_hidden_with_its_modules(build):
     names = lacking(build)
-    assert {"tiny-probe", "math-verify"} <= set(names)  # of the bundle's lock, of the clone's
+    assert {"tiny-probe", "math-verify"} <= set(names)  # of the bundle's lock, and known
     assert "math_verify" in names  # installed here
     assert "sympy" not in names  # the image's
 

@@ -15,6 +15,7 @@ from packaging.version import Version
 from mathllm.errors import BundleError
 
 IMAGE = "image.txt"
+ABSENT = ("math-verify", "latex2sympy2_extended")  # from the image, though the clone has them
 PYTHONS = ("3.11", "3.12")  # that Kaggle's image may have
 # Of the same for every Python that it may have.
 _KAGGLE = {

@@ -14,6 +14,7 @@ from packaging.utils import canonicalize_name
 
 import mathllm
 from mathllm.competition.bundle import manifest
+from mathllm.competition.bundle.wheel_check import ABSENT
 from mathllm.competition.bundle.wheels import LOCK, read_lock
 from mathllm.competition.kernel.journal import NAME
 from mathllm.competition.kernel.package import find_module
@@ -120,11 +121,12 @@ def staged(
 
 
 def lacking(build: Path) -> list[str]:
-    """What Kaggle's image lacks by the bundle's lock and the clone's: distributions and their
-    modules, which a rehearsal must not find in this environment."""
+    """What Kaggle's image lacks, as far as is known, and by the bundle's lock and the clone's:
+    distributions and their modules, which a rehearsal must not find in this environment."""
     meta = WORKING_TREE.parent / "datasets_meta" / Path(manifest.WHEELS).name
     locks = [path for path in (build / manifest.WHEELS / LOCK, meta / LOCK) if path.is_file()]
-    names = {canonicalize_name(pin.name) for path in locks for pin in read_lock(path)}
+    pinned = [pin.name for path in locks for pin in read_lock(path)]
+    names = {canonicalize_name(name) for name in (*ABSENT, *pinned)}
     modules = {
         module
         for module, owners in packages_distributions().items()
