@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent import futures
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -370,6 +370,47 @@ def test_an_unknown_version_is_played_by_the_rules_before_it() -> None:
         "1.5": "1.4.0",
         "2.0.0rc1": "1.4.0",
     }
+
+
+@pytest.mark.slow
+def test_a_connection_that_is_cut_in_the_middle_of_a_reply_is_made_again() -> None:
+    """As the original's retry policy has it: the endpoint gets the same call a second time."""
+    asked: list[str] = []
+    cut = threading.Event()
+    ends: list[socket.socket] = []
+
+    def predict(name: str) -> str:
+        asked.append(name)
+        if len(asked) == 2:
+            for end in ends:
+                with suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
+            cut.set()
+            time.sleep(0.5)
+        return name
+
+    def pump(source: socket.socket, sink: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                sink.sendall(data)
+
+    def relay(listener: socket.socket, port: int) -> None:
+        with suppress(OSError):
+            while True:
+                near, _ = listener.accept()
+                far = socket.create_connection(("127.0.0.1", port))
+                ends.extend((near, far))
+                for pair in ((near, far), (far, near)):
+                    threading.Thread(target=pump, args=pair, daemon=True).start()
+
+    with serving(predict) as server, socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=relay, args=(listener, server.port), daemon=True).start()
+        with closing(Client("localhost", [listener.getsockname()[1]])) as client:
+            assert [client.send("predict", name) for name in "abc"] == ["a", "b", "c"]
+    assert cut.is_set()
+    assert asked == ["a", "b", "b", "c"]
+    for end in ends:
+        end.close()
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0"])
