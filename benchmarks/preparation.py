@@ -34,7 +34,7 @@ import pyarrow.parquet as pq
 from transformers import PreTrainedTokenizerBase
 
 from mathllm.data.chat import SYSTEM_PROMPT, encode, load_tokenizer
-from mathllm.data.reserved import Reserved
+from mathllm.data.decontaminate import Reserved
 from mathllm.data.selection import select_rows
 from mathllm.data.token_store import prepare
 

@@ -50,7 +50,7 @@ reserved: str = "assets/reserved.txt"  # file: sums of the statements that are n
 # %%
 import torch
 
-from mathllm.data.reserved import Reserved
+from mathllm.data.decontaminate import Reserved
 from mathllm.parameters import check_parameters
 from mathllm.paths import locate
 from mathllm.tiny.pretraining import PretrainConfig, build_backbone, build_tokenizer, pretrain

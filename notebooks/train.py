@@ -83,7 +83,7 @@ import time
 from IPython.display import HTML, display
 
 from mathllm.data.chat import load_tokenizer, padding_id
-from mathllm.data.reserved import Reserved
+from mathllm.data.decontaminate import Reserved
 from mathllm.data.selection import select_rows
 from mathllm.data.sources import Filters, read_statements
 from mathllm.data.token_store import prepare

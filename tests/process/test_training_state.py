@@ -20,8 +20,7 @@ from helpers.training import metrics, token_set
 from mathllm.errors import CheckpointError
 from mathllm.training import checkpoint
 from mathllm.training.config import Saving
-from mathllm.training.run import train
-from mathllm.training.stopping import Stopping
+from mathllm.training.run import Stopping, train
 
 KILLS = 20
 

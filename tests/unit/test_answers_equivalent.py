@@ -9,9 +9,8 @@ import pytest
 
 from helpers.paths import shared_file
 from mathllm.answers import sympy_process
-from mathllm.answers.boxes import last_box
 from mathllm.answers.equivalent import grade
-from mathllm.answers.values import integer_value
+from mathllm.answers.values import integer_value, last_box
 from mathllm.evaluation import equivalent
 from mathllm.solving import extract_answer
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from helpers.paths import ROOT, shared_file
 from mathllm.data.arithmetic import DIFFICULTIES, FAMILIES, generate, split_of
+from mathllm.data.decontaminate import Reserved, fingerprints
 from mathllm.data.problems import read_problems
-from mathllm.data.reserved import Reserved, fingerprints
 from mathllm.errors import ParameterError
 
 

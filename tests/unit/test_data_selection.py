@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from helpers.paths import shared_file
 from mathllm.data import load_problems
-from mathllm.data.decontaminate import decontaminate, index, runs, shared_run
-from mathllm.data.reserved import Reserved
+from mathllm.data.decontaminate import Reserved, decontaminate, index, runs, shared_run
 from mathllm.data.selection import select_rows
 from mathllm.data.sources import Filters
 from mathllm.errors import DataError, ParameterError

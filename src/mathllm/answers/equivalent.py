@@ -18,11 +18,10 @@ import re
 from fractions import Fraction
 
 from mathllm.answers import sympy_process
-from mathllm.answers.boxes import last_box
 from mathllm.answers.extract import extract_answer
 from mathllm.answers.formulas import explicit
 from mathllm.answers.sympy_process import normal_text
-from mathllm.answers.values import MAX_BITS, rational_value
+from mathllm.answers.values import MAX_BITS, last_box, rational_value
 
 _BASE = re.compile(r"(?:[A-Za-z]=)?(?P<numeral>[0-9A-F.]+)_(?P<base>\d+|\{[\w\\{}]*\})", re.ASCII)
 _RATIO = re.compile(r"[\d.,]+(?::[\d.,]+)+", re.ASCII)

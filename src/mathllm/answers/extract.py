@@ -8,8 +8,7 @@ fractions and powers is no answer.
 
 import re
 
-from mathllm.answers.boxes import NUMBER, last_box
-from mathllm.answers.values import integer_value
+from mathllm.answers.values import NUMBER, integer_value, last_box
 from mathllm.settings import CURRENT
 
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])")

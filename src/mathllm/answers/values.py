@@ -1,4 +1,4 @@
-"""The rational number that a formula equals, or none.
+"""The last `\\boxed{…}` of a text, and the rational number that a formula equals.
 
 Knows LaTeX as models write numbers: separators, units, words, simple arithmetic. Nothing is
 evaluated as code, and every call is linear in the text with bounded arithmetic after that, so
@@ -9,7 +9,37 @@ import re
 from collections.abc import Callable
 from fractions import Fraction
 
-from mathllm.answers.boxes import NUMBER
+# 1,234  1{,}234  12\,345  12 345: groups of three after one to three digits.
+_SEPARATOR = r"\{,\}|,\\!|,|\{\\,\}|\\,|\\;|\\:|\\ |\\thinspace\s*|~|\s"
+NUMBER = re.compile(
+    rf"(?:[1-9]\d{{0,2}}(?P<sep>{_SEPARATOR})\d{{3}}(?:(?P=sep)\d{{3}})*(?!\d)|\d+)(?:\.\d*)?|\.\d+",
+    re.ASCII,
+)
+_BRACES = re.compile(
+    r"\\{1,2}(?:boxed|fbox)(?![A-Za-z])\s*(?:(?P<box>\{)|(?P<bare>-?" + NUMBER.pattern + r"))"
+    r"|\\.|(?P<open>\{)|(?P<close>\})",
+    re.ASCII | re.DOTALL,
+)
+
+
+def last_box(text: str) -> str | None:
+    """Content of the last finished box that is not empty; of nested ones the outermost."""
+    boxes: list[tuple[int, int]] = []  # start, end of the content, in order of their ends
+    opened: list[int | None] = []  # start of a box's content, or None for any other group
+    for token in _BRACES.finditer(text):
+        if token["box"]:
+            opened.append(token.end())
+        elif token["bare"]:
+            boxes.append(token.span("bare"))
+        elif token["open"]:
+            opened.append(None)
+        elif token["close"] and opened and (start := opened.pop()) is not None:
+            boxes.append((start, token.start()))
+    for start, end in reversed(boxes):
+        if content := text[start:end].strip():
+            return content
+    return None
+
 
 MAX_CONTENT = 2000  # characters; a longer box holds an essay, not an integer
 MAX_BITS = 4096  # of any intermediate value, so that 9^{9^9} costs nothing

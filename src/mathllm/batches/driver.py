@@ -14,7 +14,11 @@ from mathllm.batches.workdir import DONE, ENDED_BADLY, BatchFolder
 
 
 class Engine(Protocol):
-    """`slots` runs are submitted at once, at most."""
+    """Where runs run. `slots` of them are submitted at once, at most.
+
+    `submit` takes a run whose folder is ready; some time later `wait` gives its id back, and
+    then the folder holds all that it left and its status says how it ended.
+    """
 
     name: str
     slots: int

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from mathllm import metrics, notebooks
+from mathllm.batches.local import Supervised, end_marked
 from mathllm.batches.plan import OUTPUT, RUN
-from mathllm.batches.supervision import Supervised, end_marked
 from mathllm.batches.workdir import DONE, ENVIRONMENT, FAILED, ORDER, write_status
 from mathllm.environment import environment
 from mathllm.errors import UserError

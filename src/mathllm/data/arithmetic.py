@@ -13,7 +13,7 @@ from typing import Literal
 
 import polars as pl
 
-from mathllm.data.reserved import Reserved
+from mathllm.data.decontaminate import Reserved
 from mathllm.errors import ParameterError
 from mathllm.settings import CURRENT
 

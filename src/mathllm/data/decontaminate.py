@@ -1,8 +1,10 @@
-"""Training rows that share long runs of words with problems one evaluates on.
+"""What is never trained on: reserved statements, and rows that share long runs of words with
+problems one evaluates on.
 
 Only statements are compared: two solutions may well share a phrase.
 """
 
+import hashlib
 import re
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -11,6 +13,56 @@ from pathlib import Path
 
 import polars as pl
 import pyarrow.parquet as pq
+
+from mathllm.errors import ParameterError
+
+_MATH = re.compile(r"\$([^$]+)\$")
+_NOISE = re.compile(r"[\s.?!,:;]+")
+
+
+def fingerprints(statement: str) -> frozenset[str]:
+    """SHA-256 of the statement's text and, where it has formulas, of its formulas."""
+    forms = [statement]
+    if formulas := _MATH.findall(statement):
+        # A lone variable ("for $x$") is wording; the formulas are the problem.
+        forms.append("|".join(f for f in formulas if re.search(r"\d", f)) or statement)
+    normal = {_NOISE.sub("", form.casefold()) for form in forms}
+    return frozenset(hashlib.sha256(form.encode()).hexdigest() for form in normal)
+
+
+@dataclass(frozen=True)
+class Reserved:
+    """Statements that no training set may contain, recognised without storing them.
+
+    `sums` are SHA-256 of two normal forms of each: its whole text, and its mathematics alone
+    (so that "What is $1-1$?" also reserves "Compute $1 - 1$."). Spaces, case and final
+    punctuation do not count.
+    """
+
+    sums: frozenset[str]
+
+    @classmethod
+    def read(cls, path: Path) -> "Reserved":
+        """From a text file with one SHA-256 sum a line; `#` begins a comment."""
+        lines = path.read_text(encoding="utf-8").splitlines()
+        return cls(frozenset(x for line in lines if (x := line.split("#")[0].strip())))
+
+    def add(self, statements: Iterable[str]) -> "Reserved":
+        """The same set with these statements in it."""
+        return Reserved(self.sums.union(*map(fingerprints, statements)))
+
+    def holds(self, statement: str) -> bool:
+        return not self.sums.isdisjoint(fingerprints(statement))
+
+    def check(self, statements: Iterable[str]) -> None:
+        """Raise ParameterError for the first statement that may not be trained on."""
+        for row, statement in enumerate(statements):
+            if self.holds(statement):
+                raise ParameterError(
+                    f"training row {row} is a reserved problem ({statement[:80]!r}): "
+                    "drop it, or what you measure on that problem means nothing"
+                )
+
 
 N = 13  # words in a run, as for GPT-3 (Brown et al., 2005.14165); docs/BENCHMARKS.md
 SHOWN = 5  # examples that a report keeps

@@ -7,8 +7,7 @@ from pathlib import Path
 import polars as pl
 
 from mathllm.data.arithmetic import generate
-from mathllm.data.decontaminate import Contamination, decontaminate
-from mathllm.data.reserved import Reserved
+from mathllm.data.decontaminate import Contamination, Reserved, decontaminate
 from mathllm.data.sources import (
     FILE,
     SOURCES,

@@ -157,7 +157,11 @@ def _row(found: SubmissionStatus) -> dict[str, Any]:
 
 
 def write_record(path: Path, record: dict[str, Any]) -> None:
-    """Add a submission, or put it in place of what stands there under its number."""
+    """Add a submission to submissions.jsonl, or put it in place of what stands there under its
+    number: ref, submitted and message (Kaggle's); competition, kernel and version; identity,
+    manifest and datasets (the bundle's sums); parameters; commit and changed (git's); status,
+    public_score, private_score and error.
+    """
     records = [record if old["ref"] == record["ref"] else old for old in read_records(path)]
     if record not in records:
         records.append(record)

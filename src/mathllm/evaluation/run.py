@@ -13,9 +13,8 @@ import polars as pl
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from mathllm.answers.boxes import NUMBER, last_box
 from mathllm.answers.equivalent import grade
-from mathllm.answers.values import MAX_BITS, integer_value
+from mathllm.answers.values import MAX_BITS, NUMBER, integer_value, last_box
 from mathllm.errors import ParameterError
 from mathllm.evaluation.engines import EngineSpec
 from mathllm.evaluation.results import TOO_LONG, Header, ResultFile

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM
 
 from mathllm.data import arithmetic
 from mathllm.data.chat import SYSTEM_PROMPT, encode, end_of_turn_id, padding_id
-from mathllm.data.reserved import Reserved
+from mathllm.data.decontaminate import Reserved
 from mathllm.tiny.tokenizer import train_tokenizer
 from mathllm.tokens.batches import IGNORED, batches_of
 

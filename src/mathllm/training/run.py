@@ -1,7 +1,13 @@
-"""A training run from its first step, or its last checkpoint, to its end."""
+"""A training run from its first step, or its last checkpoint, to its end: its last step, a time
+limit, Ctrl-C or SIGTERM."""
 
+import signal
+import threading
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType, TracebackType
 
 import torch
 
@@ -10,9 +16,61 @@ from mathllm.training.checkpoint import Checkpoints
 from mathllm.training.config import Compute, Saving, TrainConfig
 from mathllm.training.processes import Alone, Processes
 from mathllm.training.progress import Progress
-from mathllm.training.stopping import Stopping
 from mathllm.training.trainer import Trainer
 from mathllm.trm import RecursiveLM, save_checkpoint
+
+
+class Stopping:
+    """Says between two steps whether to stop now; signals wait until the step is done.
+
+    `seconds` is the limit from now on, 0 for none. It is met ahead of time: by twice the
+    longest stretch between two calls of `lap`, so that saving still fits. A second
+    Ctrl-C stops at once, as KeyboardInterrupt. Handlers are set in the main thread only,
+    and put back at the end.
+    """
+
+    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
+        self.limit = clock() + seconds if seconds > 0 else None
+        self.lapped = clock()
+        self.longest = 0.0
+        self.signal: int | None = None
+        self._old: dict[int, object] = {}
+
+    def __enter__(self) -> "Stopping":
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._old[number] = signal.signal(number, self._received)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        fault: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+
+    def _received(self, number: int, _: FrameType | None) -> None:
+        if self.signal is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signal = number
+
+    def lap(self) -> None:
+        """A stretch of work is done: a step, and what was saved or measured since the last."""
+        now = self.clock()
+        self.longest = max(self.longest, now - self.lapped)
+        self.lapped = now
+
+    @property
+    def reason(self) -> str:
+        """Why to stop now; empty: go on."""
+        if self.signal is not None:
+            return signal.Signals(self.signal).name
+        if self.limit is not None and self.clock() + 2 * self.longest >= self.limit:
+            return "time limit"
+        return ""
 
 
 @dataclass(frozen=True)
