@@ -28,7 +28,10 @@ from mathllm.trm.backbone import autocast_dtype
 
 
 class EMA:
-    """Moving averages of `parameters` (arXiv 2510.04871, section 4.7); `apply` puts the averages in their place."""
+    """Moving averages of `parameters` (arXiv 2510.04871, section 4.7).
+
+    `apply` puts the averages in their place.
+    """
 
     def __init__(self, parameters: Iterable[Tensor], decay: float) -> None:
         self.parameters = list(parameters)

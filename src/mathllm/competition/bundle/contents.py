@@ -10,7 +10,9 @@ from mathllm.errors import BundleError, WeightsError
 def files_below(folder: Path, tree: Path) -> Iterator[Path]:
     """Every file below `folder`, sorted; nothing in caches, that is hidden folders and
     __pycache__. A link that stays inside `tree` stands for what it leads to; any other would
-    bring to Kaggle what nobody meant to be there. Raises BundleError for a link that leads out of `tree`, nowhere, or round.
+    bring to Kaggle what nobody meant to be there.
+
+    Raises BundleError for a link that leads out of `tree`, nowhere, or round.
     """
     check_link(folder, tree)
     if not folder.is_dir():
