@@ -7,6 +7,7 @@ and end well.
 """
 
 import argparse
+import signal
 import tempfile
 import threading
 from pathlib import Path
@@ -29,6 +30,8 @@ def main() -> None:
     ):
         for name, value in variables(kaggle.settings, kaggle.port, Path(home)).items():
             print(f"export {name}={value!r}")
+        # A shell's background jobs are started with the signal ignored.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         print(f"# {kaggle.url}, until Ctrl-C", flush=True)
         try:
             threading.Event().wait()
