@@ -27,6 +27,7 @@ what it has. Cases that no longer fit into the time are skipped by name.
 
 import argparse
 import json
+import math
 import os
 import queue
 import subprocess
@@ -320,8 +321,10 @@ def main() -> int:
     )
     parser.add_argument("--plan", action="store_true", help="print the cases, run nothing")
     parser.add_argument("--parts", default="a,b,c,d", help="which, with commas (a,b,c,d)")
-    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="cuda")
-    parser.add_argument("--shapes", choices=["tiny", "0.5b", "1.5b"], default="1.5b", help="1.5b")
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="default: cuda")
+    parser.add_argument(
+        "--shapes", choices=["tiny", "0.5b", "1.5b"], default="1.5b", help="default: 1.5b"
+    )
     parser.add_argument("--minutes", type=float, default=9.0, help="at most, all told (9)")
     parser.add_argument("--output", type=Path, help="JSON file for the figures")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
@@ -332,6 +335,13 @@ def main() -> int:
     parts = {part.strip() for part in arguments.parts.split(",")}
     if unknown := sorted(parts - set(PARTS)):
         print(f"error: --parts has {unknown[0]!r}: give some of a,b,c,d", file=sys.stderr)
+        return 2
+    if not 0 < arguments.minutes < math.inf:
+        print(f"error: --minutes is {arguments.minutes:g}: give more than 0", file=sys.stderr)
+        return 2
+    if arguments.output is not None and not arguments.output.resolve().parent.is_dir():
+        folder = arguments.output.resolve().parent
+        print(f"error: --output: there is no folder {folder}: make it first", file=sys.stderr)
         return 2
     cases = [case for case in plan(arguments.shapes) if case.part in parts | {"ceilings"}]
     if arguments.plan:

@@ -18,7 +18,12 @@ from mathllm.competition.bundle.manifest import BundleSpec, vendor
 from mathllm.competition.kernel.journal import NAME, read_journal
 from mathllm.competition.rehearsal.isolation import Isolation
 from mathllm.competition.rehearsal.rehearse import Rehearsal, rehearse
-from mathllm.errors import BundleError, EvaluationPackageError
+from mathllm.errors import (
+    BundleError,
+    EvaluationPackageError,
+    ParameterError,
+    ProblemFileError,
+)
 from mathllm.settings import PACKAGES
 
 pytest.importorskip("grpc_tools", reason="grpcio-tools compiles the stand-in's messages")
@@ -76,7 +81,7 @@ def played(build: Path, tmp_path: Path, **options) -> tuple[bool, list[dict]]:
     problems.write_text("id,problem\na,What is $1+1$?\nb,What is $2+2$?\nc,Compute $3+3$.\n")
     runs = tmp_path / "runs"
     quick = [("n_samples", "1"), ("max_new_tokens", "8")]
-    order = Rehearsal(build, problems, runs, parameters=quick, **options)
+    order = Rehearsal(build, problems, runs, **({"parameters": quick} | options))
     succeeded = rehearse(order, lambda _: None)
     journals = sorted(runs.glob(f"*/kernel/{NAME}"))
     events = [event for path in journals for event in read_journal(path)]
@@ -123,6 +128,8 @@ def test_ours_plays_the_other_version(build: Path, tmp_path: Path) -> None:
         ("kaggle_evaluation", BundleError, "has no kaggle_evaluation"),
         ("kaggle_evaluation/aimo_3_gateway.py", EvaluationPackageError, "gateway.py of .*missing"),
         ("kaggle_evaluation/aimo_3_inference_server.py", EvaluationPackageError, "server.py of"),
+        ("kaggle_evaluation/core", BundleError, "does not load.*`build.py fetch`"),
+        ("kaggle_evaluation/core/relay.py", BundleError, "does not load: .*relay"),
     ],
 )
 def test_a_rehearsal_with_half_a_package_is_refused(
@@ -131,5 +138,20 @@ def test_a_rehearsal_with_half_a_package_is_refused(
     lay_out_package(tmp_path / "competition", "0.9.0")
     place = tmp_path / "competition" / missing
     place.rename(tmp_path / "elsewhere")
-    with pytest.raises(error, match=words):
+    with pytest.raises(error, match=f"(?s){words}"):
         played(build, tmp_path, competition=tmp_path / "competition")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_what_a_rehearsal_cannot_use_is_refused_before_anything_runs(
+    build: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ParameterError, match="voting"):
+        played(build, tmp_path, parameters=[("voting", "nonsense")])
+    (tmp_path / "runs").touch()
+    with pytest.raises(BundleError, match="runs is not a folder"):
+        played(build, tmp_path)
+    numbers = tmp_path / "numbers.csv"
+    numbers.write_text("id,problem\n0e6441,x\n")
+    with pytest.raises(ProblemFileError, match=r"numbers\.csv: the id 0e6441 is sent as 0\.0"):
+        rehearse(Rehearsal(build, numbers, tmp_path / "new"), lambda _: None)

@@ -111,6 +111,20 @@ def test_a_gateway_that_sends_many_problems_at_once_is_answered(tmp_path, column
     assert reply.equals(pl.DataFrame({"id": ["a", "b"], "answer": [1, 2]}))
 
 
+@pytest.mark.parametrize(
+    "columns",
+    [
+        (pl.DataFrame({"id": ["a", "b"], "question": ["x", "y"]}),),
+        (pl.Series(["a", "b"]),),
+        (pl.Series(["a", "b"]), pl.Series(["x"])),
+    ],
+    ids=["another column", "no problems", "too few"],
+)
+def test_a_request_that_cannot_be_read_keeps_its_ids_in_a_rerun(tmp_path, columns):
+    reply = submit(tmp_path, FakeSolver()).predict(*columns)
+    assert reply.equals(pl.DataFrame({"id": ["a", "b"], "answer": [0, 0]}))
+
+
 def test_values_by_name_are_taken(tmp_path):
     reply = submit(tmp_path, FakeSolver()).predict(problem=pl.Series(["xy"]), id=pl.Series(["a"]))
     assert reply.equals(pl.DataFrame({"id": ["a"], "answer": [2]}))
@@ -210,7 +224,6 @@ def test_a_solver_that_cannot_be_loaded_ends_a_commit_run(tmp_path):
     "arguments",
     [
         (pl.Series([], dtype=pl.String), pl.Series([], dtype=pl.String)),
-        (pl.Series(["a", "b"]), pl.Series(["x"])),
         (pl.DataFrame({"id": ["a"], "question": ["x"]}),),
         (pl.DataFrame({"id": ["a"], "problem": ["x"]}), pl.Series(["x"])),
         (pl.Series(["a"]),),
@@ -220,7 +233,6 @@ def test_a_solver_that_cannot_be_loaded_ends_a_commit_run(tmp_path):
     ],
     ids=[
         "nothing",
-        "two ids",
         "another column",
         "a frame and a series",
         "one series",

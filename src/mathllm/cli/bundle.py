@@ -16,6 +16,7 @@ from mathllm.cli.arguments import (
 )
 from mathllm.competition.bundle.metadata import ACCELERATORS
 from mathllm.competition.rehearsal.faults import FAULTS
+from mathllm.errors import ParameterError
 from mathllm.settings import CURRENT, PACKAGES
 
 
@@ -148,7 +149,6 @@ def _add_rehearse(commands: argparse._SubParsersAction, root: Path) -> None:
         "--package",
         metavar="VERSION",
         choices=PACKAGES,
-        default=CURRENT.package_version,
         help=f"without those files: the version of the package that is played, of "
         f"{', '.join(PACKAGES)}",
     )
@@ -210,6 +210,11 @@ def run_rehearse(root: Path, options: argparse.Namespace) -> int:
     from mathllm.competition.rehearsal.rehearse import Rehearsal, rehearse
 
     fetched = root / "competition" / "files"
+    if options.package and options.competition:
+        raise ParameterError(
+            f"--package {options.package} is for a rehearsal without the competition's files: "
+            "leave it or --competition out"
+        )
     order = Rehearsal(
         build=options.build,
         problems=options.problems,
@@ -220,8 +225,9 @@ def run_rehearse(root: Path, options: argparse.Namespace) -> int:
         parameters=[tuple(pair) for pair in options.parameters],
         backbone=options.backbone,
         attached=[(name, Path(folder)) for name, folder in options.attach],
-        competition=options.competition or (fetched if fetched.is_dir() else None),
-        package=options.package,
+        competition=options.competition
+        or (fetched if fetched.is_dir() and not options.package else None),
+        package=options.package or CURRENT.package_version,
     )
     if options.faults is not None:
         from mathllm.competition.rehearsal.fault_runs import run_faults

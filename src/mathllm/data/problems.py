@@ -59,10 +59,10 @@ def _read(path: Path) -> pl.DataFrame:
         raise ProblemFileError(f"{path}: empty; expected a header id,problem and rows") from None
     except (pl.exceptions.PolarsError, OSError) as error:
         first_line = str(error).strip().splitlines()[0]
-        raise ProblemFileError(
-            f"{path}: not read as CSV in UTF-8: {first_line}\n"
-            "put quotes around texts with commas or line breaks, and double quotes inside them"
-        ) from None
+        mend = "put quotes around texts with commas or line breaks, and double quotes inside them"
+        if "utf-8" in first_line.lower():
+            mend = "save it in UTF-8"
+        raise ProblemFileError(f"{path}: not read as CSV in UTF-8: {first_line}\n{mend}") from None
 
 
 def _check_ids(path: Path, ids: list[str | None]) -> None:

@@ -43,7 +43,7 @@ def check_parameters(notebook: Path, given: Mapping[str, Any], machine: Machine)
     `given` are those that are not the notebook's own. Raises BundleError for a cell of
     settings that fails otherwise.
     """
-    values = _effective(notebook, given)
+    values = effective(notebook, given)
     _check_hours(values, machine.gpu)
     for name, value in values.items():
         if isinstance(value, str):
@@ -53,8 +53,11 @@ def check_parameters(notebook: Path, given: Mapping[str, Any], machine: Machine)
     _check_server(values.get("server", ""), machine)
 
 
-def _effective(notebook: Path, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters as the kernel sees them, once its own cells have taken them."""
+def effective(notebook: Path, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters as the kernel sees them, once its own cells have taken them.
+
+    Raises what they raise of a value, and BundleError for a cell that fails otherwise.
+    """
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     tagged = {tag: cell for cell in cells for tag in cell.get("metadata", {}).get("tags", [])}
     scope: dict[str, Any] = {"__name__": "__main__"}

@@ -74,7 +74,7 @@ def programs(path: Path, text: str) -> Iterator[tuple[int, ast.Module]]:
     # Here and not above: `--help` needs no IPython.
     from IPython.core.inputtransformer2 import TransformerManager
 
-    for number, cell in enumerate(json.loads(text)["cells"], 1):
+    for number, cell in enumerate(_valid(path, text)["cells"], 1):
         if cell["cell_type"] != "code":
             continue
         source = "".join(cell["source"])
@@ -90,9 +90,11 @@ def programs(path: Path, text: str) -> Iterator[tuple[int, ast.Module]]:
         try:
             tree = compile(program, str(path), "exec", flags, dont_inherit=True)
             compile(tree, str(path), "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
-        except SyntaxError as fault:
+        except (SyntaxError, ValueError) as fault:  # ValueError: a sign that no file can hold
+            line = getattr(fault, "lineno", None) or 1
+            why = getattr(fault, "msg", fault)
             raise BundleError(
-                f"{path}: cell {number}, line {fault.lineno} is no Python ({fault.msg}): mend it"
+                f"{path}: cell {number}, line {line} is no Python ({why}): mend it"
             ) from fault
         yield number, tree
 

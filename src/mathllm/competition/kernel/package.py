@@ -85,7 +85,10 @@ def find_module(folder: Path, name: str) -> str:
     found = [*package.glob(f"{name}.py"), *package.glob(f"*/{name}.py")]
     if len(found) != 1:
         places = ", ".join(map(str, found)) or "missing"
-        raise EvaluationPackageError(f"{name}.py of {package}: {places}")
+        raise EvaluationPackageError(
+            f"{name}.py of {package}: {places}; fetch the competition's files again, or correct "
+            "its name in settings.py"
+        )
     return ".".join(found[0].relative_to(folder).with_suffix("").parts)
 
 

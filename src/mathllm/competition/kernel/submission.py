@@ -82,7 +82,7 @@ class Submission:
             if not self.rerun:
                 self.fault = error
                 raise
-            problems = [("", error)]
+            problems = [(id_, error) for id_ in _ids(columns, named)]
         answers = [self._answer(identifier, problem) for identifier, problem in problems]
         ids = [identifier for identifier, _ in problems]
         return pl.DataFrame({CURRENT.id_column: ids, CURRENT.answer_column: answers})
@@ -265,6 +265,17 @@ def _problems(columns: tuple[Any, ...], named: Mapping[str, Any]) -> list[tuple[
     if len(ids) != len(problems) or not ids:
         raise ValueError(f"the gateway sent {len(ids)} ids and {len(problems)} problems")
     return list(zip(("" if id_ is None else id_ for id_ in ids), problems, strict=True))
+
+
+def _ids(columns: tuple[Any, ...], named: Mapping[str, Any]) -> list[Any]:
+    """The ids of a request that cannot be read otherwise; one empty id where there are none."""
+    column = named.get(CURRENT.id_column, columns[0] if columns else None)
+    with suppress(Exception):
+        if CURRENT.id_column in getattr(column, "columns", ()):
+            column = column[CURRENT.id_column]
+        ids = [id_ for id_ in _values(column) if id_ is not None]
+        return ids or [""]
+    return [""]
 
 
 def _values(column: Any) -> list[Any]:

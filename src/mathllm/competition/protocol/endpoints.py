@@ -26,7 +26,7 @@ def named_endpoints(
     for endpoint in endpoints:
         method = package.takes_methods and isinstance(endpoint, MethodType)
         if not method and not isinstance(endpoint, FunctionType):
-            raise EndpointError(f"a {type(endpoint).__name__} is no endpoint: {mend}")
+            raise EndpointError(f"{type(endpoint).__name__} is no endpoint: {mend}")
         name = endpoint.__name__
         if name == "<lambda>":
             raise EndpointError(f"a lambda has no name to be called by: {mend}")

@@ -9,6 +9,7 @@ What its scoring refuses is in submission_file.py.
 
 import argparse
 import json
+import math
 import os
 import random
 import sys
@@ -62,13 +63,19 @@ def run_gateway(
     an exception of any other kind is a GatewayError too, GATEWAY_RAISED_EXCEPTION.
     """
     output_dir = Path(output_dir)
-    output_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as fault:
+        raise ParameterError(f"{output_dir} cannot be the folder of the output: {fault}") from None
     rerun = paths.is_rerun() if rerun is None else rerun
     for stale in (output_dir / CURRENT.submission_file, output_dir / RESULT_FILE):
         stale.unlink(missing_ok=True)
     error = None
     try:
-        rows = _rows(problems, keep_order, seed)
+        table = read_as_sent(problems)
+        rows = [table.slice(index, 1) for index in range(len(table))]
+        if not keep_order:
+            random.Random(seed).shuffle(rows)
         submission = _ask_all(rows, client, report)
         pandas = not hasattr(submission, "write_parquet")
         write = partial(submission.to_parquet, index=False) if pandas else submission.write_parquet
@@ -160,11 +167,10 @@ def write_result(output_dir: Path, error: GatewayError | UserError | None) -> No
     _write(output_dir / RESULT_FILE, lambda path: path.write_text(text, encoding="utf-8"))
 
 
-def _rows(problems: Path | str, keep_order: bool, seed: int | None) -> list["pl.DataFrame"]:
-    """One frame of one row for each problem, in the order of asking, with all its columns.
+def read_as_sent(problems: Path | str) -> "pl.DataFrame":
+    """The problems with all their columns; polars decides their types, as in the original.
 
-    polars decides their types, as in the original. Raises ProblemFileError for ids that this
-    changes, such as 0e6441, which is the number 0.
+    Raises ProblemFileError for ids that this changes, such as 0e6441, which is the number 0.
     """
     import polars as pl
 
@@ -178,10 +184,7 @@ def _rows(problems: Path | str, keep_order: bool, seed: int | None) -> list["pl.
                 f"{problems}: the id {id_} is sent as {sent}, since all ids look like numbers: "
                 "put a letter before them"
             )
-    rows = [table.slice(index, 1) for index in range(len(table))]
-    if not keep_order:
-        random.Random(seed).shuffle(rows)
-    return rows
+    return table
 
 
 def _ask_all(
@@ -265,9 +268,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Some versions of gRPC tell of every broken connection on stderr, beside our own line.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
+        for name in ("startup_seconds", "response_seconds"):
+            if not 0 < getattr(options, name) < math.inf:
+                option = name.replace("_", "-")
+                raise ParameterError(f"--{option} {getattr(options, name)}: give more than 0")
         client = Client(
             host=options.host,
-            ports=_ports(options.ports) if options.ports else None,
+            ports=None if options.ports is None else _ports(options.ports),
             startup_seconds=options.startup_seconds,
             response_seconds=options.response_seconds,
             package=evaluation_package(options.package),

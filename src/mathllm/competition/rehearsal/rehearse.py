@@ -1,6 +1,8 @@
 """Kaggle played on this machine, with what was vendored: one commit run, two reruns."""
 
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,11 +16,13 @@ from packaging.utils import canonicalize_name
 
 import mathllm
 from mathllm.competition.bundle import manifest
+from mathllm.competition.bundle.kernel_parameters import effective
 from mathllm.competition.bundle.wheel_check import ABSENT
 from mathllm.competition.bundle.wheels import LOCK, read_lock
 from mathllm.competition.kernel.journal import NAME
 from mathllm.competition.kernel.package import find_module
 from mathllm.competition.kernel.plots import plot_run
+from mathllm.competition.protocol.gateway import read_as_sent
 from mathllm.competition.rehearsal import scorecard, session
 from mathllm.competition.rehearsal.isolation import DESCRIPTION, Isolation, Mode
 from mathllm.competition.rehearsal.kaggle_folders import lay_out_folders, other_sources
@@ -80,11 +84,15 @@ def staged(
 ) -> Iterator[tuple[session.Play, dict[str, int]]]:
     """Folders with what was vendored, ready to play on, and the answers that are known."""
     problems = read_problems(order.problems)
+    read_as_sent(order.problems)
+    if order.runs_dir.exists() and not order.runs_dir.is_dir():
+        raise BundleError(f"{order.runs_dir} is not a folder: give a new one with --runs-dir")
     if order.competition is not None:
         _check_competition(order.competition)
     attached = _attached(order, manifest.describe(order.build).model)
     notebook = order.build.resolve() / manifest.KERNEL / manifest.NOTEBOOK
-    parse_parameters(order.parameters, read_declarations(notebook))
+    given = parse_parameters(order.parameters, read_declarations(notebook))
+    effective(notebook, manifest.injected(order.build) | given)
     folder = Path(tempfile.mkdtemp(prefix="mathllm-rehearsal-"))
     try:
         folders = lay_out_folders(
@@ -181,16 +189,21 @@ def _check_backbone(order: Rehearsal, model: str) -> None:
 
 
 def _check_competition(folder: Path) -> None:
-    """What a rehearsal needs of the competition's files is there, all of it."""
+    """What a rehearsal needs of the competition's files is there, all of it, and loads."""
     if not folder.is_dir():
         raise BundleError(f"no folder {folder}: give one with the competition's files")
+    mend = "give the folder that has it, as `build.py fetch` leaves it"
     if not (folder / CURRENT.package).is_dir():
-        raise BundleError(
-            f"{folder} has no {CURRENT.package}: give the folder that has it, "
-            "as `build.py fetch` leaves it"
-        )
-    for module in (CURRENT.server_module, CURRENT.gateway_module):
-        find_module(folder, module)
+        raise BundleError(f"{folder} has no {CURRENT.package}: {mend}")
+    modules = [find_module(folder, n) for n in (CURRENT.server_module, CURRENT.gateway_module)]
+    for module in modules:
+        code = f"import sys; sys.path.append(sys.argv[1]); import {module}"
+        command = [sys.executable, "-I", "-B", "-c", code, str(folder.resolve())]
+        loaded = subprocess.run(command, capture_output=True, text=True, check=False)
+        if loaded.returncode or "Error" in loaded.stderr:
+            said = loaded.stderr.strip() or loaded.stdout.strip() or "it ends the process"
+            last = said.splitlines()[-1]
+            raise BundleError(f"{folder / CURRENT.package} does not load: {last}\n{mend}")
 
 
 def truth_of(problems: pl.DataFrame, known: Path | None) -> dict[str, int]:

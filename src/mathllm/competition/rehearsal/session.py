@@ -91,8 +91,8 @@ class Follower:
                     say(f"  installed from wheels: {', '.join(event['installed'])}")
             case "loaded":
                 say(f"  solver loaded in {event['seconds']:.1f} s")
-            case "fault":
-                say(f"  fault: {event['cause']}")
+            case "fault" | "warning":
+                say(f"  {event['event']}: {event['cause']}")
             case "answer":
                 self._run.answers[str(event["id"])] = event
                 self._run.budget_used = event["budget_used"]
