@@ -10,6 +10,7 @@ from typing import Any
 
 from helpers.paths import ROOT
 from mathllm.competition.bundle import manifest
+from mathllm.delivery.workdir import DeliveryFolder
 
 
 def sum_of(data: bytes) -> str:
@@ -105,3 +106,13 @@ def run(
         cwd=os.fspath(folder),
         **options,
     )
+
+
+def hold(folder: Path, held: Any, release: Any) -> None:
+    """Be the command that delivers from `folder`, from one Event to the other.
+
+    Here, where a spawned process can import it: test modules are no packages.
+    """
+    with DeliveryFolder(folder).alone(print):
+        held.set()
+        release.wait(30)

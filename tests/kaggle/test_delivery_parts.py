@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 import requests
 
+from helpers.delivering import hold
 from mathllm.competition.protocol.submission_file import read_submission
 from mathllm.delivery import credentials
 from mathllm.delivery import submit as submitting
@@ -250,17 +251,11 @@ def test_half_a_submission_is_refused(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------- the lock
 
 
-def _hold(folder: Path, held: "multiprocessing.Event", release: "multiprocessing.Event") -> None:
-    with DeliveryFolder(folder).alone(print):
-        held.set()
-        release.wait(30)
-
-
 @pytest.mark.slow
 def test_a_second_command_waits_and_says_for_whom(tmp_path: Path) -> None:
     spawn = multiprocessing.get_context("spawn")
     held, release = spawn.Event(), spawn.Event()
-    other = spawn.Process(target=_hold, args=(tmp_path, held, release))
+    other = spawn.Process(target=hold, args=(tmp_path, held, release))
     other.start()
     assert held.wait(30)
     said: list[str] = []
@@ -278,7 +273,7 @@ def test_a_second_command_waits_and_says_for_whom(tmp_path: Path) -> None:
 def test_a_killed_command_does_not_keep_others_out(tmp_path: Path) -> None:
     spawn = multiprocessing.get_context("spawn")
     held, never = spawn.Event(), spawn.Event()
-    other = spawn.Process(target=_hold, args=(tmp_path, held, never))
+    other = spawn.Process(target=hold, args=(tmp_path, held, never))
     other.start()
     assert held.wait(30)
     other.kill()

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -289,7 +290,12 @@ def play(build: Path, problems: Path, isolation: Isolation, tmp_path: Path) -> s
 
 def own_processes(word: str) -> list[psutil.Process]:
     children = psutil.Process().children(recursive=True)
-    return [child for child in children if any(word in part for part in child.cmdline())]
+    found = []
+    for child in children:
+        with suppress(psutil.Error):  # it may have ended since
+            if any(word in part for part in child.cmdline()):
+                found.append(child)
+    return found
 
 
 @pytest.mark.slow
