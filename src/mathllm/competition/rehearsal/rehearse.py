@@ -33,6 +33,7 @@ from mathllm.notebooks import export_html
 from mathllm.parameters import parse_parameters, read_declarations
 from mathllm.settings import CURRENT
 
+LOAD_SECONDS = 120.0  # for the evaluation package to be imported: pandas on a cold disk is slow
 PLOT = "run.png"  # of each run: time and votes by problem
 WORKING_TREE = Path(mathllm.__file__).parents[1]  # what must not be imported in a rehearsal
 
@@ -199,7 +200,14 @@ def _check_competition(folder: Path) -> None:
     for module in modules:
         code = f"import sys; sys.path.append(sys.argv[1]); import {module}"
         command = [sys.executable, "-I", "-B", "-c", code, str(folder.resolve())]
-        loaded = subprocess.run(command, capture_output=True, text=True, check=False)
+        try:
+            loaded = subprocess.run(
+                command, capture_output=True, text=True, check=False, timeout=LOAD_SECONDS
+            )
+        except subprocess.TimeoutExpired:
+            raise BundleError(
+                f"{folder / CURRENT.package} does not load within {LOAD_SECONDS:g} s\n{mend}"
+            ) from None
         if loaded.returncode or "Error" in loaded.stderr:
             said = loaded.stderr.strip() or loaded.stdout.strip() or "it ends the process"
             last = said.splitlines()[-1]
