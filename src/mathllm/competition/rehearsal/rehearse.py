@@ -33,6 +33,7 @@ from mathllm.notebooks import export_html
 from mathllm.parameters import parse_parameters, read_declarations
 from mathllm.settings import CURRENT
 
+LOADED = "the package is loaded"
 LOAD_SECONDS = 120.0  # for the evaluation package to be imported: pandas on a cold disk is slow
 PLOT = "run.png"  # of each run: time and votes by problem
 WORKING_TREE = Path(mathllm.__file__).parents[1]  # what must not be imported in a rehearsal
@@ -198,7 +199,7 @@ def _check_competition(folder: Path) -> None:
         raise BundleError(f"{folder} has no {CURRENT.package}: {mend}")
     modules = [find_module(folder, n) for n in (CURRENT.server_module, CURRENT.gateway_module)]
     for module in modules:
-        code = f"import sys; sys.path.append(sys.argv[1]); import {module}"
+        code = f"import sys; sys.path.append(sys.argv[1]); import {module}; print({LOADED!r})"
         command = [sys.executable, "-I", "-B", "-c", code, str(folder.resolve())]
         try:
             loaded = subprocess.run(
@@ -208,7 +209,8 @@ def _check_competition(folder: Path) -> None:
             raise BundleError(
                 f"{folder / CURRENT.package} does not load within {LOAD_SECONDS:g} s\n{mend}"
             ) from None
-        if loaded.returncode or "Error" in loaded.stderr:
+        # Not the status alone: a package that is not whole may end the process with any.
+        if not loaded.stdout.rstrip().endswith(LOADED):
             said = loaded.stderr.strip() or loaded.stdout.strip() or "it ends the process"
             last = said.splitlines()[-1]
             raise BundleError(f"{folder / CURRENT.package} does not load: {last}\n{mend}")
