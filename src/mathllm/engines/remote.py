@@ -1,27 +1,35 @@
 """An engine behind an OpenAI-compatible endpoint, such as a vLLM server on loopback.
 
 Prompts go out as token ids, which vLLM takes and which keeps the chat template ours; what comes
-back as text is tokenised again where the server does not send ids.
+back as text is tokenised again where the server does not send ids. Nothing that comes back is
+believed before it was looked at, and no sample outlives its deadline.
 """
 
 import json
 import math
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from threading import Lock
+from contextlib import contextmanager
+from dataclasses import dataclass
+from threading import Event, Lock, Thread
 from typing import TYPE_CHECKING, Any
 
-import requests
-
 from mathllm.engines.base import Completion, EngineError, OnPass, SamplingConfig
+from mathllm.engines.exchange import Exchange
 from mathllm.engines.requests import Request, Row
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 CONNECT_SECONDS = 5.0
-SILENCE_SECONDS = 60.0  # without a byte from the server, before it counts as hanging
+# Without a token from the server, before a sample counts as hanging: at most this long, and at
+# most this share of the time that it has, so that a spare engine has the rest.
+SILENCE_SECONDS = 60.0
+SILENCE_SHARE = 0.25
+WATCH_SECONDS = 0.05  # between two looks at the clock and the cancel flags
 TOP = 5  # most likely tokens whose probabilities are asked for: entropy from below
+ROUNDING = 1e-3  # by which a probability may be over 1
 
 
 class RemoteEngine:
@@ -61,43 +69,47 @@ class RemoteEngine:
         """
         vocabulary = len(self.tokenizer)
         request = Request.of(prompts, config, seeds, vocabulary, self.max_positions, on_pass)
-        lock, faults = Lock(), []
+        lock = Lock()
+        streams = [_Stream(row) for row in request.rows]
 
-        def run(row: Row) -> None:
+        def run(stream: _Stream) -> None:
             try:
-                self._stream(request, row, lock)
-            except (requests.RequestException, EngineError, ValueError, KeyError) as fault:
-                if row.completion.finish_reason is None:
-                    row.completion.finish_reason = "fault"
-                faults.append(fault)
+                self._stream(request, stream, lock)
+            # Whatever one reply does, the others go on.
+            except Exception as fault:
+                stream.fail(fault)
 
-        with ThreadPoolExecutor(min(self.parallel, len(request.rows))) as pool:
-            list(pool.map(run, request.rows))
-        if len(faults) == len(request.rows):
+        with _watched(streams, lock), ThreadPoolExecutor(min(self.parallel, len(streams))) as pool:
+            list(pool.map(run, streams))
+        faults = [stream.fault for stream in streams if stream.fault is not None]
+        if len(faults) == len(streams):
             cause = " ".join(str(faults[0]).split())[:300]
             raise EngineError(f"{self.url}: {type(faults[0]).__name__}: {cause}") from faults[0]
         return request.completions
 
-    def _stream(self, request: Request, row: Row, lock: Lock) -> None:
+    def _stream(self, request: Request, stream: "_Stream", lock: Lock) -> None:
         """One sample. Its tokens are added as they come."""
+        row = stream.row
         row.end_if_asked()
         if row.done:
             return
-        body = self._body(row)
-        with requests.post(
-            f"{self.url}/completions",
-            json=body,
-            headers=self._headers,
-            stream=True,
-            timeout=(CONNECT_SECONDS, SILENCE_SECONDS),
-        ) as response:
-            if response.status_code != requests.codes.ok:
-                raise EngineError(f"status {response.status_code}: {response.text[:200]}")
-            for choice in _choices(response):
+        stream.begin()
+        stream.exchange = Exchange(
+            self.url, "completions", self._body(row), self._headers, CONNECT_SECONDS
+        )
+        with stream.exchange as exchange:
+            for choice in _choices(exchange.lines()):
+                tokens, logprobs, entropy = self._read(choice)
                 with lock:
-                    self._add(row, choice)
+                    for values in zip(tokens, logprobs, entropy, strict=True):
+                        if not row.done:
+                            row.add(*values)
+                    reason = choice.get("finish_reason")
+                    if reason is not None and not row.done:
+                        row.completion.finish_reason = "length" if reason == "length" else "stop"
+                    if tokens:
+                        stream.heard = time.monotonic()
                     request.passed([row], 0)
-                row.end_if_asked()
                 if row.done:  # leaving the block closes the connection, which ends the request
                     return
         raise EngineError("the stream ended before the completion did")
@@ -128,48 +140,125 @@ class RemoteEngine:
         neutral = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "stop": []}
         return body | {name: value for name, value in extra.items() if value != neutral[name]}
 
-    def _add(self, row: Row, choice: dict[str, Any]) -> None:
-        """The tokens of one piece, and the end if it says so."""
-        tokens = choice.get("token_ids")
+    def _read(self, choice: dict[str, Any]) -> tuple[list[int], list[float], list[float]]:
+        """Tokens of one piece, their log probabilities and entropy. Raises EngineError."""
+        tokens, text = choice.get("token_ids"), choice.get("text") or ""
         if tokens is None:
-            tokens = self.tokenizer(choice.get("text") or "", add_special_tokens=False)["input_ids"]
-        logprobs, entropy = _measures(choice.get("logprobs") or {}, len(tokens))
-        for values in zip(tokens, logprobs, entropy, strict=True):
-            if not row.done:
-                row.add(*values)
-        reason = choice.get("finish_reason")
-        if reason is not None and not row.done:
-            row.completion.finish_reason = "length" if reason == "length" else "stop"
+            if not isinstance(text, str):
+                raise EngineError(f"the text of a reply is {text!r:.100}")
+            tokens = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        size = len(self.tokenizer)
+        if not isinstance(tokens, list) or not all(
+            type(token) is int and 0 <= token < size for token in tokens
+        ):
+            raise EngineError(f"the token_ids of a reply are no ids of 0…{size - 1}")
+        return tokens, *_measures(choice.get("logprobs"), len(tokens), math.log(size))
 
 
-def _choices(response: requests.Response) -> Iterator[dict[str, Any]]:
-    """The choices of a stream of server-sent events, up to [DONE]."""
-    for line in response.iter_lines():
+@dataclass(eq=False)
+class _Stream:
+    """A row's request on its way. `heard` is when its last token came, by time.monotonic."""
+
+    row: Row
+    exchange: Exchange | None = None
+    heard: float | None = None
+    silence: float = SILENCE_SECONDS
+    fault: Exception | None = None
+
+    def begin(self) -> None:
+        """Its clock runs from here on."""
+        self.heard = time.monotonic()
+        if (deadline := self.row.config.deadline) is not None:
+            self.silence = min(SILENCE_SECONDS, SILENCE_SHARE * (deadline - self.heard))
+
+    def fail(self, fault: Exception) -> None:
+        """It broke; no fault where it had its end already."""
+        if not self.row.done:
+            self.row.completion.finish_reason = "fault"
+            self.fault = fault
+
+    def look(self) -> None:
+        """End the row that is late, cancelled or silent, and with it the wait for it."""
+        self.row.end_if_asked()
+        if self.heard is not None and time.monotonic() - self.heard > self.silence:
+            self.fail(EngineError(f"no token for {self.silence:.1f} s"))
+        if self.row.done and self.exchange is not None:
+            self.exchange.abort()
+
+
+@contextmanager
+def _watched(streams: Sequence[_Stream], lock: Lock) -> Iterator[None]:
+    """Meanwhile, a thread that ends streams whatever their threads wait for."""
+    over = Event()
+
+    def watch() -> None:
+        while not over.wait(WATCH_SECONDS):
+            for stream in streams:
+                with lock:
+                    stream.look()
+
+    watcher = Thread(target=watch, name="streams", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
+
+
+def _choices(lines: Iterator[bytes]) -> Iterator[dict[str, Any]]:
+    """The choices of a stream of server-sent events, up to [DONE]. Raises EngineError for
+    what is no such event."""
+    for line in lines:
         if not line.startswith(b"data:"):
             continue
         data = line[len(b"data:") :].strip()
         if data == b"[DONE]":
             return
-        event = json.loads(data)
-        if "error" in event:
+        try:
+            event = json.loads(data)
+        except (ValueError, RecursionError) as fault:
+            raise EngineError(f"the stream has an event that is no JSON: {data[:80]!r}") from fault
+        if not isinstance(event, dict):
+            raise EngineError(f"the stream has an event that is no object: {data[:80]!r}")
+        if event.get("error"):
             raise EngineError(str(event["error"])[:300])
-        yield from event.get("choices", [])
+        choices = event.get("choices")
+        for choice in choices if isinstance(choices, list) else []:
+            if isinstance(choice, dict):
+                yield choice
 
 
-def _measures(logprobs: dict[str, Any], count: int) -> tuple[list[float], list[float]]:
+def _measures(logprobs: Any, count: int, unsure: float) -> tuple[list[float], list[float]]:
     """Log probability and entropy in nats of `count` tokens, 0 where the server tells none.
 
     The entropy is that of the most likely tokens with all others taken as one: a lower bound.
+    Numbers that are no log probabilities (NaN, logits, words) count as `unsure` nats.
     """
-    own = list(logprobs.get("token_logprobs") or [])
-    top = list(logprobs.get("top_logprobs") or [])
-    entropy = []
-    for place in range(count):
-        known = top[place] if len(top) == count and top[place] else {}
-        values = list(known.values()) if isinstance(known, dict) else []
-        rest = max(0.0, 1.0 - sum(math.exp(value) for value in values)) if values else 0.0
-        nats = -sum(value * math.exp(value) for value in values)
-        entropy.append(nats - (rest * math.log(rest) if rest > 0 else 0.0))
-    if len(own) != count or any(value is None for value in own):
+    told = logprobs if isinstance(logprobs, dict) else {}
+    own, top = told.get("token_logprobs"), told.get("top_logprobs")
+    if not isinstance(own, list) or len(own) != count or not all(map(_is_finite, own)):
         own = [0.0] * count
-    return own, entropy
+    if not isinstance(top, list) or len(top) != count:
+        return own, [0.0] * count
+    return own, [_entropy(known, unsure) for known in top]
+
+
+def _entropy(known: Any, unsure: float) -> float:
+    if not known:
+        return 0.0
+    if not isinstance(known, dict) or not all(map(_is_logprob, known.values())):
+        return unsure
+    likely = [math.exp(value) for value in known.values()]
+    if sum(likely) > 1 + ROUNDING:
+        return unsure
+    parts = [*likely, max(0.0, 1.0 - sum(likely))]
+    return max(0.0, -sum(p * math.log(p) for p in parts if p > 0))
+
+
+def _is_finite(value: Any) -> bool:
+    return _is_logprob(value) and value > -math.inf
+
+
+def _is_logprob(value: Any) -> bool:
+    return type(value) in (int, float) and value <= ROUNDING  # so that NaN is none

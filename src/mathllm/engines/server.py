@@ -6,41 +6,42 @@ What is asked of the endpoint is remote.py's.
 import atexit
 import os
 import shlex
-import signal
-import subprocess
+import shutil
 import time
-from contextlib import suppress
+from http.client import HTTPException
 from pathlib import Path
+from threading import Timer
 
-import requests
-
+from mathllm import children
 from mathllm.engines.base import EngineError
+from mathllm.engines.exchange import Exchange
 
 PROBE_SECONDS = 5.0  # for one answer to whether it is there
 POLL_SECONDS = 0.5
-END_SECONDS = 10.0  # for a server to end after SIGTERM, before it is killed
+LAST_BYTES = 4096  # of its log, where its last line is looked for
 
 
 class Server:
-    """A server's process, from its command line; it ends with `close`, or with this process.
+    """A server's process, from its command line; it ends with `close`, or with this process,
+    however that ends, and with it all that it started.
 
     `url` is its endpoint, as "http://127.0.0.1:8000/v1". Both of its outputs go to the file
-    `log`. Raises EngineError where the command cannot be started.
+    `log`. Raises EngineError where the command cannot be started, and where something answers
+    at the endpoint already: it would answer in this one's place.
     """
 
     def __init__(self, command: str, url: str, log: Path) -> None:
         self.url, self.log = url, log
-        with log.open("wb") as output:
-            try:
-                self._process = subprocess.Popen(
-                    shlex.split(command),
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,
-                )
-            except (OSError, ValueError) as fault:
-                raise EngineError(f"{command!r} cannot be started: {fault}") from fault
+        if is_ready(url):
+            raise EngineError(f"{url} answers before {command!r} is started: end what serves there")
+        try:
+            words = shlex.split(command)
+            if not words or shutil.which(words[0]) is None:
+                raise ValueError("no such program")
+            with log.open("wb") as output:
+                self._process = children.start_guarded(words, os.environ, output)
+        except (OSError, ValueError) as fault:
+            raise EngineError(f"{command!r} cannot be started: {fault}") from fault
         atexit.register(self.close)
 
     @property
@@ -58,25 +59,33 @@ class Server:
 
     def last_line(self) -> str:
         """What it said last, "" if nothing."""
-        lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        try:
+            with self.log.open("rb") as file:
+                file.seek(max(0, self.log.stat().st_size - LAST_BYTES))
+                lines = file.read().decode(errors="replace").strip().splitlines()
+        except OSError:
+            return ""
         return lines[-1] if lines else ""
 
     def close(self) -> None:
         """End it and whatever it started."""
         atexit.unregister(self.close)
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            with suppress(ProcessLookupError):
-                os.killpg(self._process.pid, number)
-            with suppress(subprocess.TimeoutExpired):
-                self._process.wait(END_SECONDS)
+        children.end_guarded(self._process)
 
 
 def is_ready(url: str) -> bool:
     """Whether an endpoint lists its models."""
+    exchange = Exchange(url, "models", seconds=PROBE_SECONDS)
+    limit = Timer(PROBE_SECONDS, exchange.abort)
+    limit.daemon = True
+    limit.start()
     try:
-        return requests.get(f"{url.rstrip('/')}/models", timeout=PROBE_SECONDS).ok
-    except requests.RequestException:
+        with exchange:
+            return True
+    except (OSError, ValueError, HTTPException, EngineError):
         return False
+    finally:
+        limit.cancel()
 
 
 def wait_until_ready(url: str, seconds: float, server: Server | None = None) -> None:

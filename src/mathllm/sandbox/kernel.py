@@ -17,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from mathllm import children
 from mathllm.sandbox.channel import Channel, Pending
 from mathllm.sandbox.result import SandboxSettings
 
@@ -28,6 +29,7 @@ SYSTEM = (
     *("/etc/nsswitch.conf", "/etc/passwd", "/etc/group", "/etc/mime.types"),
     *("/proc/cpuinfo", "/proc/meminfo", "/proc/stat", "/sys/devices/system/cpu"),
 )
+FOLDER_BYTES = 64  # of a socket's path below the folder for what is temporary
 SOCKET_PATH_BYTES = 100  # the system's limit is 108 on Linux, 104 elsewhere
 LOG_CHARS = 1500
 FILES = 1000  # in a session's folder
@@ -48,7 +50,7 @@ class Kernel:
         self._settings = settings
         self._cause: str | None = None
         self._ready = self._killed = False
-        self._folder = Path(tempfile.mkdtemp(prefix="mathllm-sandbox-", dir=_temporary()))
+        self._folder = children.temporary_folder("sandbox", _temporary())
         self._report = self._folder / "channel" / "layers.json"
         self._channel = Channel(self._folder / "channel", settings.output_chars)
         try:
@@ -205,7 +207,7 @@ def _environment(home: Path) -> dict[str, str]:
 def _temporary() -> str:
     """Where kernels have their folders: short enough for a socket's whole path."""
     usual = tempfile.gettempdir()
-    return usual if len(os.fsencode(usual)) + 45 <= SOCKET_PATH_BYTES else "/tmp"
+    return usual if len(os.fsencode(usual)) + FOLDER_BYTES <= SOCKET_PATH_BYTES else "/tmp"
 
 
 def _origin(package: str) -> Path:

@@ -31,8 +31,9 @@ class BrokenSampleError(RuntimeError):
 class Session(Protocol):
     """Where the programs of one sample run; what one defines, the next one sees."""
 
-    def run(self, code: str) -> Any:
-        """A result with `output` (text for the model) and `fault` (None or a reason)."""
+    def run(self, code: str, deadline: float | None = None) -> Any:
+        """A result with `output` (text for the model) and `fault` (None or a reason), in time:
+        `deadline` is a time.monotonic()."""
 
 
 class Tools(Protocol):
@@ -40,8 +41,8 @@ class Tools(Protocol):
 
     size: int
 
-    def session(self) -> Any:
-        """A context manager that gives a Session."""
+    def session(self, deadline: float | None = None) -> Any:
+        """A context manager that gives a Session, or raises when the deadline is there."""
 
 
 @dataclass(frozen=True)
@@ -167,9 +168,9 @@ def _with_tools(
             return
         for sample, _ in waiting:
             if sample.session is None:
-                sample.session = sessions.enter_context(tools.session())
+                sample.session = sessions.enter_context(tools.session(sample.config.deadline))
         with ThreadPoolExecutor(len(waiting)) as pool:
-            results = list(pool.map(lambda pair: pair[0].session.run(pair[1]), waiting))
+            results = list(pool.map(_run, waiting))
         going = []
         for (sample, _), result in zip(waiting, results, strict=True):
             sample.calls += 1
@@ -190,6 +191,11 @@ def _with_tools(
         )
         for (sample, _), (completion,) in zip(going, found, strict=True):
             sample.add(completion)
+
+
+def _run(waiting: tuple[_Sample, str]) -> Any:
+    sample, code = waiting
+    return sample.session.run(code, sample.config.deadline)
 
 
 def _program(tokenizer: "PreTrainedTokenizerBase", sample: _Sample) -> str | None:

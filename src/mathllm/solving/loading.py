@@ -9,8 +9,6 @@ from mathllm.errors import ParameterError, WeightsError
 from mathllm.solving.solver import Solver, SolverSettings
 
 ENDPOINT_SECONDS = 60.0  # for a running endpoint to answer
-SERVER_SECONDS = 900.0  # for one that is started here: a large model takes minutes to load
-SERVER_LOG = "server.log"
 
 if TYPE_CHECKING:
     from mathllm.sandbox import SandboxPool
@@ -50,8 +48,8 @@ class EngineSettings:
 
     `endpoint`: URL of an OpenAI-compatible server that generates in place of the TRM, as
     "http://127.0.0.1:8000/v1", and `endpoint_model` its name there. `server` is the command
-    line that starts it, if it does not run yet. `cuda_graphs`: on a GPU, passes are replayed as
-    CUDA graphs. Raises ParameterError.
+    line that a kernel starts it with, if it does not run yet. `cuda_graphs`: on a GPU, passes
+    are replayed as CUDA graphs. Raises ParameterError.
     """
 
     tool_kernels: int = 0
@@ -88,7 +86,6 @@ def load_solver(
     device: str = "cpu",
     engine: EngineSettings | None = None,
     strict: bool = True,
-    log: Path = Path(),
     backbone: Path | None = None,
 ) -> Solver:
     """A solver that decodes with the weights in a folder; see load_model.
@@ -96,12 +93,12 @@ def load_solver(
     Its spare engine is the TRM behind an endpoint, else the plain backbone. `strict` as
     Solver's; if not, a TRM that cannot be loaded leaves the plain backbone, and the solver's
     `load_fault` says so, as it does of an endpoint that does not answer, which leaves the
-    TRM. A server that is started writes into the folder `log`. Raises EngineError if strict.
+    TRM. Raises EngineError if strict.
     """
     from mathllm.data.chat import load_tokenizer
     from mathllm.engines import BackboneDecoder, Decoder
     from mathllm.engines.remote import RemoteEngine
-    from mathllm.engines.server import Server, wait_until_ready
+    from mathllm.engines.server import wait_until_ready
 
     engine = engine or EngineSettings()
     load_fault = None
@@ -118,11 +115,7 @@ def load_solver(
     main, spare = decoder, BackboneDecoder(model)
     if engine.endpoint:
         try:
-            if engine.server:
-                server = Server(engine.server, engine.endpoint, log / SERVER_LOG)
-                server.wait_until_ready(SERVER_SECONDS)
-            else:
-                wait_until_ready(engine.endpoint, ENDPOINT_SECONDS)
+            wait_until_ready(engine.endpoint, ENDPOINT_SECONDS)
             main, spare = (
                 RemoteEngine(
                     engine.endpoint, engine.endpoint_model, tokenizer, decoder.max_positions

@@ -1,6 +1,7 @@
 """A problem in, an integer out: prompt, samples, answers, vote."""
 
 import hashlib
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -119,22 +120,45 @@ class Solver:
         # Checks the settings.
         self._sampling(n=self.settings.n_samples, max_new_tokens=self.settings.max_new_tokens)
 
-    def solve(self, problem_id: str, problem: str, seconds: float | None = None) -> Solution:
-        """`seconds` is the time to answer in; None takes as long as the samples need."""
+    def solve(
+        self,
+        problem_id: str,
+        problem: str,
+        seconds: float | None = None,
+        tell: Callable[[Solution], None] = lambda _: None,
+    ) -> Solution:
+        """`seconds` is the time to answer in; None takes as long as the samples need.
+
+        `tell` gets what the answer would be, whenever samples have come.
+        """
         started = self._clock()
         deadline = None if seconds is None else started + seconds
-        asked = self.asked(problem_id, problem, deadline)
-        attempts, early, faults = self._sample(asked, deadline)
-        decision = vote([ballot_of(attempt) for attempt in attempts], self.settings.voting)
-        answer, reason = decision.answer, decision.reason
-        if answer is None:
-            answer = FALLBACK_ANSWER
-            reason += f", {answer} stands in"
-        reason += f"; {early}" if early else ""
-        elapsed = self._clock() - started
-        return Solution(
-            problem_id, answer, decision.votes, reason + asked.note, attempts, elapsed, faults
-        )
+        attempts: list[Attempt] = []
+        faults: list[str] = []
+        note, early = "", None
+
+        def so_far() -> Solution:
+            ballots = [ballot_of(attempt) for attempt in attempts]
+            decision = vote(ballots, self.settings.voting)
+            answer, reason = decision.answer, decision.reason
+            if answer is None:
+                answer = FALLBACK_ANSWER
+                reason += f", {answer} stands in"
+            reason += (f"; {early}" if early else "") + note
+            elapsed = self._clock() - started
+            return Solution(
+                problem_id, answer, decision.votes, reason, [*attempts], elapsed, [*faults]
+            )
+
+        try:
+            asked = self.asked(problem_id, problem, deadline)
+            note = asked.note
+            early = self._sample(asked, deadline, attempts, faults, lambda: tell(so_far()))
+        except Exception as fault:  # none that `_sample` has a way around
+            if self.strict:
+                raise
+            faults.append(f"{_cause(fault)}; the {len(attempts)} samples at hand decide")
+        return so_far()
 
     def asked(self, problem_id: str, problem: str, deadline: float | None = None) -> Asked:
         """All samples of a problem: what `solve` draws some or all of."""
@@ -184,9 +208,14 @@ class Solver:
         return attempts
 
     def _sample(
-        self, asked: Asked, deadline: float | None
-    ) -> tuple[list[Attempt], str | None, list[str]]:
-        """Attempts wave by wave, why no more were drawn, and what failed.
+        self,
+        asked: Asked,
+        deadline: float | None,
+        attempts: list[Attempt],
+        faults: list[str],
+        told: Callable[[], None],
+    ) -> str | None:
+        """Add attempts wave by wave, and what failed; why no more were drawn, where it is early.
 
         Waves are smaller than their fixed sizes only where the time left is too short for
         them, so that what is drawn depends on the clock only where time is up.
@@ -194,15 +223,14 @@ class Solver:
         settings = self.settings
         engine, tools, total = self.engine, self.tools, settings.n_samples
         size = settings.wave or total
-        attempts: list[Attempt] = []
-        faults: list[str] = []
         while len(attempts) < total:
             if attempts:
+                told()
                 if deadline is not None and self._clock() >= deadline:
-                    return attempts, f"time was up after {len(attempts)} samples", faults
+                    return f"time was up after {len(attempts)} samples"
                 ballots = [ballot_of(attempt) for attempt in attempts]
                 if early := decided(ballots, total, settings.voting, settings.agreement):
-                    return attempts, early, faults
+                    return early
             left = None if deadline is None else max(deadline - self._clock(), MOMENT)
             count = next_wave(
                 len(attempts), total, size, self._tokens_per_second, self._usual_tokens, left
@@ -222,7 +250,7 @@ class Solver:
             except Exception as fault:
                 if self.strict:
                     raise
-                cause = " ".join(f"{type(fault).__name__}: {fault}".split())[:300]
+                cause = _cause(fault)
                 if attempts:
                     faults.append(f"{cause}; the {len(attempts)} samples at hand decide")
                     break
@@ -240,7 +268,7 @@ class Solver:
                 else:
                     faults.append(f"{cause}; nothing is left to try")
                     break
-        return attempts, None, faults
+        return None
 
     def _measure(self, drawn: list[Attempt], seconds: float) -> None:
         """How fast samples come and how long they are, for the size of the next wave."""
@@ -294,8 +322,18 @@ def drawn_samples(ballots: Sequence[Ballot], settings: SolverSettings, sessions:
 
 
 def ballot_of(attempt: Attempt) -> Ballot:
-    """What voting knows of an attempt."""
-    return Ballot(attempt.answer, attempt.mean_entropy, attempt.tail_entropy, attempt.confidence)
+    """What voting knows of an attempt. Measures that are no numbers count as the least sure."""
+    mean, tail, sure = attempt.mean_entropy, attempt.tail_entropy, attempt.confidence
+    return Ballot(
+        attempt.answer,
+        mean if mean >= 0 else math.inf,
+        tail if tail >= 0 else math.inf,
+        None if sure is None else sure if 0 <= sure <= 1 else 0.0,
+    )
+
+
+def _cause(fault: Exception) -> str:
+    return " ".join(f"{type(fault).__name__}: {fault}".split())[:300]
 
 
 def sample_seed(seed: int, problem_id: str, index: int, part: int = 0) -> int:

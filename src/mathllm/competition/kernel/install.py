@@ -10,11 +10,11 @@ import importlib
 import shutil
 import subprocess
 import sys
-import tempfile
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from mathllm import children
 from mathllm.competition.bundle.wheels import LOCK, Pin, last_error, read_lock
 from mathllm.errors import BundleError
 
@@ -46,7 +46,7 @@ def _version(name: str) -> str | None:
 
 
 def _install(pins: list[Pin], dataset: Path) -> Path:
-    place = Path(tempfile.mkdtemp(prefix="mathllm-wheels-"))
+    place = children.temporary_folder("wheels")
     atexit.register(shutil.rmtree, place, ignore_errors=True)
     wanted, target = place / LOCK, place / "packages"
     wanted.write_text("".join(f"{pin}\n" for pin in pins), encoding="utf-8")

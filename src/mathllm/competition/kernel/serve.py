@@ -6,17 +6,23 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mathllm import paths
-from mathllm.competition.kernel import backbone, install, integrity
+from mathllm import children, paths
+from mathllm.competition.kernel import install, integrity
+from mathllm.competition.kernel.endpoint_server import EndpointServer
 from mathllm.competition.kernel.journal import NAME, Journal, is_unfinished, warnings_to
 from mathllm.competition.kernel.package import Server, make_server
 from mathllm.competition.kernel.submission import Submission, cause_of
+from mathllm.competition.kernel.worker import Load
+from mathllm.competition.kernel.worker_process import load_kernel_solver
+from mathllm.engines.base import EngineError
 from mathllm.errors import EvaluationPackageError
 from mathllm.settings import CURRENT
-from mathllm.solving import Budget, EngineSettings, Solver, SolverSettings, load_solver
+from mathllm.solving import Budget, EngineSettings, SolverSettings
 
 __all__ = ["Submission", "serve"]
 
@@ -40,7 +46,8 @@ def serve(
     rerun = paths.is_rerun()
     test_file = None if rerun else paths.find_competition_file(CURRENT.test_file)
     path = paths.working_dir() / NAME
-    journal = Journal(path, restarted=rerun and is_unfinished(path, CURRENT.cpu_hours))
+    restarted = rerun and is_unfinished(path, CURRENT.cpu_hours)
+    journal = Journal(path, restarted, strict=not rerun)
     journal.write(
         "start",
         pid=os.getpid(),
@@ -48,16 +55,22 @@ def serve(
         rerun=rerun,
         bundle=bundle.partition(" ")[0],
     )
+    engine = engine or EngineSettings()
+    server = EndpointServer(engine.server, engine.endpoint, paths.working_dir(), journal.write)
     with warnings_to(journal):
         with _survived(rerun):
             integrity.check(bundle)
         submission = Submission(
-            lambda: _load_solver(weights, settings, engine, journal, strict=not rerun),
+            lambda: _prepare(weights, settings, engine, server, journal, strict=not rerun),
             budget,
             journal,
             rerun,
         )
-        _run(submission, test_file)
+        try:
+            _run(submission, test_file)
+        finally:
+            submission.end()
+            server.close()
     return submission
 
 
@@ -145,29 +158,28 @@ def _until_sigterm(wait: Callable[[], None]) -> str:
     return "the server ended"
 
 
-def _install_packages(journal: Journal) -> None:
-    """What the image lacks, from the wheels' dataset if there is one."""
-    if (dataset := paths.find_dataset(paths.WHEELS_SLUG)) is not None:
-        journal.write("wheels", **install.install(dataset))
-
-
-def _load_solver(
+def _prepare(
     weights: str,
     settings: SolverSettings,
-    engine: EngineSettings | None,
+    engine: EngineSettings,
+    server: EndpointServer,
     journal: Journal,
     strict: bool,
-) -> Solver:
+) -> Load:
+    """What a killed kernel left is removed, what the image lacks installed, the endpoint's
+    server started. Returns what loads the solver then, in the worker."""
+    ended, folders = children.remove_leftovers()
+    if ended or folders:
+        journal.write("leftovers", ended=ended, removed=folders)
     with _survived(not strict):
-        _install_packages(journal)
-    folder = paths.locate_weights(weights)
-    model = backbone.find_backbone(folder, strict)
-    # Here and not above: the kernel listens before torch is imported.
-    import torch
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()  # a notebook keeps fragments of them
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    log = paths.working_dir()
-    solver = load_solver(folder, settings, device, engine, strict, log, model)
-    return solver
+        if (dataset := paths.find_dataset(paths.WHEELS_SLUG)) is not None:
+            journal.write("wheels", **install.install(dataset))
+    if engine.server:
+        try:
+            server.start()
+        except EngineError as fault:
+            if strict:
+                raise
+            journal.write("fault", cause=f"loading: {fault}; the TRM answers")
+            engine = replace(engine, server="", endpoint="")
+    return partial(load_kernel_solver, weights, settings, engine, strict)

@@ -11,13 +11,11 @@ A process that is started again in the middle of a rerun finds its journal: the 
 from its first start, and problems that were answered are not solved twice.
 """
 
-import hashlib
-import threading
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +23,11 @@ import polars as pl
 
 from mathllm import paths
 from mathllm.competition.kernel.journal import Journal, read_journal, votes_text
+from mathllm.competition.kernel.requests import digest as digest_of
+from mathllm.competition.kernel.requests import ids_in, problems_in
+from mathllm.competition.kernel.worker import Load, Worker, WorkerError
 from mathllm.settings import CURRENT
-from mathllm.solving import Budget, Solution, Solver
+from mathllm.solving import Budget, Solution
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,30 +36,29 @@ FALLBACK = 0  # the answer of a problem that could not be answered
 
 
 class Submission:
-    """Answers one problem per call of `predict`; the solver loads in the background.
+    """Answers one problem per call of `predict`; a worker loads the solver in the background.
 
-    `load` makes the solver, in a thread that `start` begins; the first `predict` waits for
-    it. `rerun` says whether faults are survived (True) or raised (False), `report` gets one
-    line for each problem. `fault` is what ended a commit run.
+    `prepare` and `worker` as in worker.py, where whatever hangs or crashes is contained; the
+    first `predict` waits for the solver. `rerun` says whether faults are survived (True) or
+    raised (False), `report` gets one line for each problem. `fault` is what ended a commit run.
     """
 
     def __init__(
         self,
-        load: Callable[[], Solver],
+        prepare: Callable[[], Load],
         budget: Budget,
         journal: Journal,
         rerun: bool,
         report: Callable[[str], None] = print,
+        worker: Callable[..., Worker] = Worker,
     ):
         self.rerun = rerun
         self.journal = journal
         self._budget = budget
         self._report = report
-        self._solver: Solver | None = None
-        self._load_fault: BaseException | None = None
+        self._worker = worker(prepare, self._tell, strict=not rerun)
         self._answered = 0
         self._allowance = 0.0  # seconds that the last problem was given
-        self._loading = threading.Thread(target=self._load, args=(load,), daemon=True)
         self.fault: BaseException | None = None
         self._known = _answered(journal.path) if rerun else {}
         budget.start(_seconds_since_start(journal.path) if rerun else 0.0)
@@ -67,7 +67,7 @@ class Submission:
 
     def start(self) -> None:
         """Begin to load the solver. Once is enough, and needed before the first problem."""
-        self._loading.start()
+        self._worker.start()
 
     def predict(self, *columns: Any, **named: Any) -> pl.DataFrame:
         """A row (id, answer) for each problem asked for, which is one in every known gateway.
@@ -77,12 +77,12 @@ class Submission:
         reference.csv, are not looked at.
         """
         try:
-            problems = _problems(columns, named)
+            problems = problems_in(columns, named)
         except Exception as error:
             if not self.rerun:
                 self.fault = error
                 raise
-            problems = [(id_, error) for id_ in _ids(columns, named)]
+            problems = [(id_, error) for id_ in ids_in(columns, named)]
         answers = [self._answer(identifier, problem) for identifier, problem in problems]
         ids = [identifier for identifier, _ in problems]
         return pl.DataFrame({CURRENT.id_column: ids, CURRENT.answer_column: answers})
@@ -97,9 +97,9 @@ class Submission:
             if isinstance(problem, Exception):
                 raise problem
             text = "" if problem is None else str(problem)
-            digest = _digest(text)
+            digest = digest_of(text)
             if (again := self._known.get((str(identifier), digest))) is not None:
-                self._note("again", id=str(identifier), answer=again)
+                self._tell("again", id=str(identifier), answer=again)
                 return again
             solution = self._solve(str(identifier), text)
         except KeyboardInterrupt:
@@ -114,8 +114,7 @@ class Submission:
         except Exception as error:  # a full disk, a closed output: no reason to lose an answer
             if not self.rerun:
                 raise
-            with suppress(Exception):
-                self._report(f"{identifier} cannot be recorded: {cause_of(error)}")
+            self._say(f"{identifier} cannot be recorded: {cause_of(error)}")
         if fault is not None and not self.rerun:
             self.fault = fault
             raise fault
@@ -125,10 +124,16 @@ class Submission:
             self._known[str(identifier), digest] = solution.answer
         return solution.answer
 
+    def end(self) -> None:
+        """End the worker, in some seconds at most."""
+        self._worker.close()
+
     def close(self, cause: str) -> None:
         """Say why the run ended."""
-        self._note("end", cause=cause)
-        self._report(f"{self._answered} problems answered; {cause}")
+        journal = self.journal
+        self._tell("end", cause=cause, lost=journal.lost, why=journal.why)
+        lost = f"; {journal.lost} lines are not in it: {journal.why}" if journal.lost else ""
+        self._say(f"{self._answered} problems answered; {cause}{lost}")
 
     def summary(self) -> pl.DataFrame:
         """What was answered so far: id, answer, votes, reason, seconds, tokens/s, fault."""
@@ -148,28 +153,16 @@ class Submission:
         path = paths.working_dir() / CURRENT.submission_file
         return pl.read_parquet(path) if path.is_file() else f"no {path.name} is written here"
 
-    def _load(self, load: Callable[[], Solver]) -> None:
-        started = time.monotonic()
-        try:
-            self._solver = load()
-        except BaseException as error:  # carried over to the thread that asks for the solver
-            self._load_fault = error
-            self._note("fault", cause=f"loading: {cause_of(error)}")
-            self._report(f"the solver could not be loaded: {cause_of(error)}")
-            return
-        seconds = time.monotonic() - started
-        self._note("loaded", seconds=round(seconds, 3))
-        self._report(f"solver loaded in {seconds:.1f} s")
-        if fault := getattr(self._solver, "load_fault", None):
-            self._note("fault", cause=f"loading: {fault}")
-            self._report(f"the solver is not whole: {fault}")
-
     def _solve(self, identifier: str, problem: str) -> Solution:
-        self._loading.join()
-        if self._solver is None:
-            raise self._load_fault
+        self._worker.wait_until_loaded()
         self._allowance = self._budget.allowance()
-        solution = self._solver.solve(identifier, problem, self._allowance)
+        try:
+            solution = self._worker.solve(identifier, problem, self._allowance)
+        except WorkerError as fault:
+            if not self.rerun or fault.so_far is None:
+                raise
+            faults = [*fault.so_far.faults, f"{fault}; the samples at hand decide"]
+            solution = replace(fault.so_far, faults=faults)
         low, high = CURRENT.answer_min, CURRENT.answer_max
         if not (isinstance(solution.answer, int) and low <= solution.answer <= high):
             raise ValueError(f"the answer {solution.answer!r} is no integer in {low}…{high}")
@@ -212,25 +205,30 @@ class Submission:
         )
         why = f"fault, {answer} stands in: {cause}" if cause else solution.reason
         for survived in solution.faults if solution else []:
-            self._report(f"     {identifier}  {survived}")
-        self._report(
+            self._say(f"     {identifier}  {survived}")
+        self._say(
             f"{self._answered:>3}  {identifier}  answer {answer}  ({why})  {seconds:.1f} s  "
             f"{rate:,.0f} tokens/s  budget left {_hours(self._budget.left_seconds)}"
         )
 
-    def _note(self, event: str, **values: Any) -> None:
-        """To the journal. In a rerun a full disk is no reason to end."""
+    def _tell(self, event: str, **values: Any) -> None:
+        """To the journal, and to whoever watches where it is of the loading."""
         try:
             self.journal.write(event, **values)
         except OSError as error:
+            self._say(f"{event} cannot be recorded: {error}")
+        if event == "loaded":
+            self._say(f"solver loaded in {values['seconds']:.1f} s")
+        elif event == "fault":
+            self._say("\n".join(filter(None, (values["cause"], values.get("stack")))))
+
+    def _say(self, line: str) -> None:
+        """In a rerun a closed output is no reason to end."""
+        try:
+            self._report(line)
+        except Exception:
             if not self.rerun:
                 raise
-            self._report(f"{event} cannot be recorded: {error}")
-
-
-def _digest(problem: str) -> str:
-    """Tells a problem's text from another's, for any text that a gateway can send."""
-    return hashlib.sha256(problem.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def _answered(journal: Path) -> dict[tuple[str, str], int]:
@@ -238,7 +236,9 @@ def _answered(journal: Path) -> dict[tuple[str, str], int]:
     return {
         (str(entry["id"]), entry["problem"]): entry["answer"]
         for entry in read_journal(journal)
-        if entry["event"] == "answer" and entry["fault"] is None
+        if entry["event"] == "answer"
+        and entry["fault"] is None
+        and CURRENT.answer_min <= entry["answer"] <= CURRENT.answer_max
     }
 
 
@@ -246,45 +246,6 @@ def _seconds_since_start(journal: Path) -> float:
     """Since this run's first process started; 0 without one."""
     starts = [entry["time"] for entry in read_journal(journal) if entry["event"] == "start"]
     return max(0.0, time.time() - starts[0]) if starts else 0.0
-
-
-def _problems(columns: tuple[Any, ...], named: Mapping[str, Any]) -> list[tuple[Any, Any]]:
-    """(id, problem) of each row that a gateway has sent. Raises ValueError for anything else."""
-    wanted = (CURRENT.id_column, CURRENT.problem_column)
-    if len(columns) == 1 and hasattr(columns[0], "columns"):
-        frame = columns[0]
-        if missing := [name for name in wanted if name not in frame.columns]:
-            raise ValueError(f"the gateway sent a frame without {', '.join(missing)}")
-        values = [_values(frame[name]) for name in wanted]
-    else:
-        given = [*columns, *(named[name] for name in wanted[len(columns) :] if name in named)]
-        if len(given) < len(wanted):
-            raise ValueError(f"the gateway sent {len(given)} columns, expected {', '.join(wanted)}")
-        values = [_values(column) for column in given[:2]]
-    ids, problems = values
-    if len(ids) != len(problems) or not ids:
-        raise ValueError(f"the gateway sent {len(ids)} ids and {len(problems)} problems")
-    return list(zip(("" if id_ is None else id_ for id_ in ids), problems, strict=True))
-
-
-def _ids(columns: tuple[Any, ...], named: Mapping[str, Any]) -> list[Any]:
-    """The ids of a request that cannot be read otherwise; one empty id where there are none."""
-    column = named.get(CURRENT.id_column, columns[0] if columns else None)
-    with suppress(Exception):
-        if CURRENT.id_column in getattr(column, "columns", ()):
-            column = column[CURRENT.id_column]
-        ids = [id_ for id_ in _values(column) if id_ is not None]
-        return ids or [""]
-    return [""]
-
-
-def _values(column: Any) -> list[Any]:
-    """Of a Series, a frame of one column, or a scalar, which stands for itself."""
-    if hasattr(column, "columns"):
-        if len(column.columns) != 1:
-            raise ValueError(f"the gateway sent a frame with {len(column.columns)} columns as one")
-        column = column[column.columns[0]]
-    return list(column) if hasattr(column, "__len__") and not isinstance(column, str) else [column]
 
 
 def cause_of(fault: BaseException) -> str:

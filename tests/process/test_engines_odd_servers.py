@@ -1,0 +1,212 @@
+"""Endpoints that do what no server should: no sample outlives its deadline, none takes others
+along, and what went to loopback went nowhere else."""
+
+import json
+import math
+import threading
+import time
+import tracemalloc
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from helpers.odd_server import ENDLESS, STREAM, event, hold, say, serving
+from helpers.scripted import make_tokenizer
+from mathllm.engines.base import EngineError, SamplingConfig
+from mathllm.engines.remote import RemoteEngine
+from mathllm.engines.server import Server, is_ready
+from mathllm.solving import Solver, SolverSettings
+
+LATE = 0.5  # seconds after a deadline that count as in time here: two busy cores
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return make_tokenizer()
+
+
+def engine(url: str, tokenizer) -> RemoteEngine:
+    return RemoteEngine(url, "any", tokenizer, max_positions=1000)
+
+
+def ask(url: str, tokenizer, n: int = 1, **config):
+    (samples,) = engine(url, tokenizer).generate([[1, 2, 3]], [SamplingConfig(n=n, **config)])
+    return samples
+
+
+@pytest.mark.parametrize("name", ENDLESS)
+def test_a_sample_ends_at_its_deadline_whatever_the_server_sends(name, tokenizer):
+    threads = threading.active_count()
+    with serving(ENDLESS[name]) as (url, _):
+        began = time.monotonic()
+        with pytest.raises(EngineError):  # silence is seen before the deadline
+            ask(url, tokenizer, deadline=began + 2.0)
+        assert time.monotonic() - began < 2.0 + LATE
+    deadline = time.monotonic() + 5
+    while threading.active_count() > threads and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not [t for t in threading.enumerate() if t.name == "streams"]
+
+
+@pytest.mark.parametrize("name", ["comments", "nothing", "headers that drip"])
+def test_a_cancelled_sample_ends_at_once(name, tokenizer):
+    cancel = threading.Event()
+    with serving(ENDLESS[name]) as (url, _):
+        threading.Timer(0.3, cancel.set).start()
+        began = time.monotonic()
+        (sample,) = ask(url, tokenizer, cancel=cancel)
+    assert sample.finish_reason == "cancelled"
+    assert time.monotonic() - began < 0.3 + LATE
+
+
+@pytest.mark.slow
+def test_a_server_that_goes_on_without_tokens_counts_as_hanging_without_a_deadline_too(
+    tokenizer, monkeypatch
+):
+    monkeypatch.setattr("mathllm.engines.remote.SILENCE_SECONDS", 1.0)
+    with serving(ENDLESS["comments"]) as (url, _), pytest.raises(EngineError, match="no token for"):
+        ask(url, tokenizer)
+
+
+def test_silence_leaves_the_spare_engine_most_of_the_time(tokenizer):
+    class Spare:
+        max_positions = 1000
+
+        def generate(self, _prompts, config, **_):
+            self.left = config[0].deadline - time.monotonic()
+            raise EngineError("enough")
+
+    spare = Spare()
+    with serving(ENDLESS["one token"]) as (url, _):
+        solver = Solver(
+            engine(url, tokenizer), tokenizer, SolverSettings(1), spare=spare, strict=False
+        )
+        solver.solve("p", "What is $1+1$?", 4.0)
+    assert spare.left > 1.0
+
+
+@pytest.mark.slow
+def test_an_error_body_without_end_takes_no_memory(tokenizer):
+    with serving(ENDLESS["an error body without end"]) as (url, _):
+        tracemalloc.start()
+        with pytest.raises(EngineError, match="status 500"):
+            ask(url, tokenizer, deadline=time.monotonic() + 5)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert peak < 16 << 20
+
+
+WHOLE = event(text="ab", token_ids=[5, 6], finish_reason="stop")
+ODD = {
+    "no JSON": b"data: {nonsense\n\n",
+    "deep": b"data: " + b"[" * 100_000 + b"\n\n",
+    "no object": b"data: [1, 2]\n\n",
+    "an error": b'data: {"error": {"message": "CUDA"}}\n\n',
+    "words as ids": event(token_ids=["a"]),
+    "an id beyond": event(token_ids=[10**9]),
+    "a text that is none": event(text=7),
+    "half of it": event(text="a", token_ids=[5]),
+    "a long line": b"data: " + b"x" * (5 << 20),
+    "no UTF-8": b"data: \xff\xfe\n\n",
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_one_odd_reply_costs_its_sample_and_no_other(name, tokenizer):
+    turns = iter(range(100))
+
+    def answer(connection, body):
+        (say(STREAM, ODD[name]) if next(turns) == 1 else say(STREAM, WHOLE))(connection, body)
+
+    with serving(answer) as (url, _):
+        samples = ask(url, tokenizer, n=4)
+    assert sorted(s.finish_reason for s in samples) == ["fault", "stop", "stop", "stop"]
+    assert [s.tokens for s in samples if s.finish_reason == "stop"] == [[5, 6]] * 3
+
+
+@pytest.mark.parametrize(
+    "event_text", [b'data: {"choices": {"a": 1}}\n\n', b'data: {"choices": [7]}\n\n']
+)
+def test_choices_that_are_none_are_passed_over(event_text, tokenizer):
+    with serving(say(STREAM, event_text, WHOLE)) as (url, _):
+        (sample,) = ask(url, tokenizer)
+    assert (sample.tokens, sample.finish_reason) == ([5, 6], "stop")
+
+
+BROKEN = [math.nan, math.inf, 5.0, "high", None, [], {}, True]
+numbers = st.one_of(st.sampled_from([*BROKEN, -math.inf, 0.0, -0.1]), st.floats(), st.integers())
+
+
+@given(
+    own=st.one_of(st.lists(numbers, max_size=3), numbers),
+    top=st.one_of(
+        st.lists(st.one_of(st.dictionaries(st.text(max_size=3), numbers), numbers), max_size=3),
+        numbers,
+    ),
+)
+def test_any_log_probabilities_give_numbers_that_voting_takes(own, top):
+    from mathllm.engines.remote import _measures
+
+    logprobs, entropy = _measures({"token_logprobs": own, "top_logprobs": top}, 2, 10.0)
+    assert len(logprobs) == len(entropy) == 2
+    assert all(math.isfinite(value) and value <= 1e-3 for value in logprobs)
+    assert all(0 <= value <= 10.0 for value in entropy)
+
+
+@pytest.mark.parametrize("broken", [-math.inf, math.nan, 12.5])
+def test_samples_with_broken_probabilities_still_vote(broken, tokenizer):
+    tokens = tokenizer(r"\boxed{42}", add_special_tokens=False)["input_ids"]
+    odd = {
+        "token_logprobs": [broken] * len(tokens),
+        "top_logprobs": [{"a": broken, "b": broken}] * len(tokens),
+    }
+    reply = event(token_ids=tokens, finish_reason="stop", logprobs=odd)
+    with serving(say(STREAM, reply)) as (url, _):
+        settings = SolverSettings(n_samples=4, voting="combined")
+        solution = Solver(engine(url, tokenizer), tokenizer, settings).solve("p", "$6·7$")
+    assert solution.answer == 42
+    assert json.loads(json.dumps(solution.votes, allow_nan=False))
+
+
+def test_a_redirect_is_not_followed_and_nothing_else_is_asked(tokenizer, monkeypatch, tmp_path):
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login somebody password secret\n")
+    netrc.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(netrc))
+    with serving(say(STREAM, WHOLE)) as (elsewhere, caught):
+        for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+            monkeypatch.setenv(name, elsewhere.removesuffix("/v1"))
+        monkeypatch.delenv("no_proxy", raising=False)
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        moved = f"HTTP/1.1 307 Moved\r\nLocation: {elsewhere}/completions\r\n\r\n".encode()
+        with serving(say(moved)) as (url, asked):
+            remote = RemoteEngine(url, "any", tokenizer, 1000, api_key="sesame")
+            with pytest.raises(EngineError, match="status 307"):
+                remote.generate([[1]], [SamplingConfig()])
+            assert not is_ready(url)
+        assert caught == []
+        assert b"secret" not in b"".join(asked)
+        assert b"c29tZWJvZHk6c2VjcmV0" not in b"".join(asked)  # both, as netrc would send them
+
+
+@pytest.mark.parametrize("name", ["nothing", "headers that drip"])
+@pytest.mark.slow
+def test_asking_whether_a_server_is_ready_ends(name):
+    with serving(ENDLESS[name]) as (url, _):
+        began = time.monotonic()
+        assert not is_ready(url)
+        assert time.monotonic() - began < 6
+
+
+def test_a_server_is_not_started_where_another_answers(tmp_path):
+    with (
+        serving(say(STREAM)) as (url, _),
+        pytest.raises(EngineError, match="answers before 'sleep 5' is started"),
+    ):
+        Server("sleep 5", url, tmp_path / "log")
+
+
+def test_a_reply_without_headers_is_a_fault(tokenizer):
+    with serving(hold(b"garbage\r\n")) as (url, _), pytest.raises(EngineError):
+        ask(url, tokenizer, deadline=time.monotonic() + 2)
