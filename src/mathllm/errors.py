@@ -68,3 +68,13 @@ class ResultsError(UserError):
 
 class BatchError(UserError):
     """A batch's description that is wrong, or a folder that it cannot have."""
+
+
+def cause_of(fault: BaseException) -> str:
+    """One line for any exception, even for one that cannot print itself; its notes left out."""
+    try:
+        words = " ".join(str(fault).split())
+    except Exception:
+        words = "its message cannot be shown"
+    kind = type(fault).__name__
+    return f"{kind}: {words}" if words else kind

@@ -73,10 +73,10 @@ class Printing:
     ran: list[str] = field(default_factory=list)
 
     @contextmanager
-    def session(self):
+    def session(self, _deadline=None):
         yield self
 
-    def run(self, code):
+    def run(self, code, _deadline=None):
         self.ran.append(code)
         return SimpleNamespace(output=self.output, fault=None)
 

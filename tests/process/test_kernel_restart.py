@@ -11,6 +11,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from helpers.in_thread import InThread
 from helpers.paths import ROOT
 from mathllm.competition.kernel.journal import Journal, is_unfinished, read_journal
 from mathllm.competition.kernel.submission import Submission
@@ -93,9 +94,10 @@ def test_a_kernel_that_is_killed_and_started_again_goes_on(tmp_path):
 
 
 def submission(path: Path, solver: Counting, restarted: bool, budget: Budget | None = None):
-    journal = Journal(path, restarted)
+    journal = Journal(path, restarted, strict=False)
     journal.write("start", pid=1, package="", rerun=True)
-    made = Submission(lambda: solver, budget or Budget(3600, 60, 50), journal, True, lambda _: None)
+    budget = budget or Budget(3600, 60, 50)
+    made = Submission(lambda: lambda: solver, budget, journal, True, lambda _: None, InThread)
     made.start()
     return made
 

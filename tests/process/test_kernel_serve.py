@@ -13,9 +13,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from helpers.in_thread import InThread
 from helpers.models import write_weights
+from mathllm.children import start_time
 from mathllm.competition.kernel.journal import Journal, read_journal
 from mathllm.competition.kernel.serve import Submission, serve
+from mathllm.competition.kernel.worker import Worker
 from mathllm.competition.protocol.server import Ending, InferenceServer
 from mathllm.errors import EvaluationPackageError, ParameterError, ProblemFileError, WeightsError
 from mathllm.settings import CURRENT
@@ -72,8 +75,9 @@ FAULTS = [
 def submit(path: Path, solver, rerun: bool = True, lines: list[str] | None = None) -> Submission:
     load = solver if callable(solver) else lambda: solver
     report = (lines if lines is not None else []).append
-    journal = Journal(path / "journal.jsonl")
-    submission = Submission(load, Budget(3600, 60, 50), journal, rerun, report)
+    journal = Journal(path / "journal.jsonl", strict=not rerun)
+    budget = Budget(3600, 60, 50)
+    submission = Submission(lambda: load, budget, journal, rerun, report, InThread)
     submission.start()
     return submission
 
@@ -278,8 +282,8 @@ def test_the_journal_has_a_line_for_each_event_and_the_summary_a_row_for_each_pr
 
 def test_a_line_that_is_still_being_written_is_not_read(tmp_path):
     path = tmp_path / "journal.jsonl"
-    path.write_text('{"event": "loaded"}\n{"event": "ans', encoding="utf-8")
-    assert read_journal(path) == [{"event": "loaded"}]
+    path.write_text('{"event": "again", "time": 1}\n{"event": "ans', encoding="utf-8")
+    assert read_journal(path) == [{"event": "again", "time": 1}]
     assert read_journal(tmp_path / "none.jsonl") == []
 
 
@@ -348,6 +352,8 @@ def session(tmp_path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("KAGGLE_IS_COMPETITION_RERUN", raising=False)
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.chdir(tmp_path)
+    # A process of its own takes seconds to import torch; one test below has it.
+    monkeypatch.setattr("mathllm.competition.kernel.submission.Worker", InThread)
     yield competition
     for name in [name for name in sys.modules if name.startswith(CURRENT.package)]:
         del sys.modules[name]
@@ -457,6 +463,16 @@ def test_an_endpoint_that_the_package_does_not_call_ends_a_commit_run(weights, m
         EvaluationPackageError, match=r"another endpoint than 'infer'.*settings\.py"
     ):
         run_kernel(weights)
+
+
+@pytest.mark.usefixtures("session")
+def test_a_commit_run_with_its_worker_as_a_process_leaves_no_process(weights, monkeypatch):
+    monkeypatch.setattr("mathllm.competition.kernel.submission.Worker", Worker)
+    submission = run_kernel(weights)
+    assert submission.written()["id"].to_list() == ["0a"]
+    events = {event["event"]: event for event in read_journal(Path("journal.jsonl"))}
+    assert start_time(events["worker"]["pid"]) is None
+    assert events["loaded"]["seconds"] > 0
 
 
 @pytest.mark.usefixtures("session")

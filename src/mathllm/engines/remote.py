@@ -162,14 +162,15 @@ class _Stream:
     row: Row
     exchange: Exchange | None = None
     heard: float | None = None
-    silence: float = SILENCE_SECONDS
+    silence: float = math.inf
     fault: Exception | None = None
 
     def begin(self) -> None:
         """Its clock runs from here on."""
         self.heard = time.monotonic()
-        if (deadline := self.row.config.deadline) is not None:
-            self.silence = min(SILENCE_SECONDS, SILENCE_SHARE * (deadline - self.heard))
+        deadline = self.row.config.deadline
+        share = math.inf if deadline is None else SILENCE_SHARE * (deadline - self.heard)
+        self.silence = min(SILENCE_SECONDS, share)
 
     def fail(self, fault: Exception) -> None:
         """It broke; no fault where it had its end already."""

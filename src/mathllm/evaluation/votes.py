@@ -11,7 +11,8 @@ import polars as pl
 from mathllm.answers.sympy_process import normal_text
 from mathllm.errors import ParameterError
 from mathllm.evaluation.statistics import LEVEL, Interval, bootstrap, pass_at_k
-from mathllm.solving.solver import SolverSettings, drawn_samples
+from mathllm.solving.solution import SolverSettings
+from mathllm.solving.solver import drawn_samples
 from mathllm.solving.voting import WEIGHTS, Ballot, vote
 
 RIGHT, NONE = 0, -1  # the right answer's number, and that of a sample without an answer

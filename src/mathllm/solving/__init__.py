@@ -4,7 +4,8 @@ from mathllm.answers.extract import extract_answer
 from mathllm.solving.attempts import Attempt
 from mathllm.solving.budget import Budget
 from mathllm.solving.loading import EngineSettings, load_model, load_solver
-from mathllm.solving.solver import Solution, Solver, SolverSettings
+from mathllm.solving.solution import Solution, SolverSettings
+from mathllm.solving.solver import Solver
 from mathllm.solving.voting import Ballot, Decision, decided, vote
 
 __all__ = [

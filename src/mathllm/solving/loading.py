@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from mathllm.engines.base import EngineError
 from mathllm.errors import ParameterError, WeightsError
-from mathllm.solving.solver import Solver, SolverSettings
+from mathllm.solving.solution import SolverSettings
+from mathllm.solving.solver import Solver
 
 ENDPOINT_SECONDS = 60.0  # for a running endpoint to answer
 

@@ -1,77 +1,26 @@
 """A problem in, an integer out: prompt, samples, answers, vote."""
 
 import hashlib
-import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
 from mathllm.engines.base import Engine, SamplingConfig
-from mathllm.errors import ParameterError
-from mathllm.settings import CURRENT
+from mathllm.errors import cause_of
 from mathllm.solving.attempts import Asked, Attempt, Tools, broken, check_whole, draw
 from mathllm.solving.budget import next_wave
-from mathllm.solving.voting import WEIGHTS, Ballot, decided, vote
+from mathllm.solving.solution import Solution, SolverSettings, ballot_of, decide
+from mathllm.solving.voting import Ballot, decided
 
 if TYPE_CHECKING:  # it takes seconds; whoever only votes is spared them
     from transformers import PreTrainedTokenizerBase
 
 # Of a backbone's positions, the share kept for the answer when the problem is too long.
 ANSWER_SHARE = 0.25
-FALLBACK_ANSWER = 0  # submitted when no sample gives a valid one
 RESCUE_SAMPLES = 2  # that the spare engine draws
+CAUSE_CHARS = 300  # of a fault, in the journal
 MOMENT = 1e-3  # seconds: a problem is always tried, however late it is
-
-
-@dataclass(frozen=True)
-class SolverSettings:
-    """How one problem is sampled; the answer range is the competition's.
-
-    `temperature` 0 is greedy: then all samples are the same, so `n_samples` should be 1.
-    Samples are drawn in waves, the first of `wave` (0: all at once), and no more once
-    `agreement` of them agree (0: only once the leader cannot be caught). `voting` is a method
-    of mathllm.solving.voting. `max_calls` programs may be run in a sample with tools.
-    """
-
-    n_samples: int = 4
-    max_new_tokens: int = 256
-    temperature: float = 0.7
-    top_p: float = 0.95
-    top_k: int = 0
-    min_p: float = 0.0
-    seed: int = 0
-    wave: int = 0
-    voting: str = "majority"
-    agreement: int = 0
-    max_calls: int = 4
-    answer_min: int = CURRENT.answer_min
-    answer_max: int = CURRENT.answer_max
-
-    def __post_init__(self) -> None:
-        for name in ("wave", "agreement", "max_calls"):
-            if getattr(self, name) < 0:
-                raise ParameterError(f"{name} is {getattr(self, name)}: it must be at least 0")
-        if self.voting not in WEIGHTS:
-            raise ParameterError(f"voting is {self.voting!r}: it must be {', '.join(WEIGHTS)}")
-
-
-@dataclass(frozen=True)
-class Solution:
-    """The answer to submit (FALLBACK_ANSWER without a valid vote) and how it came about.
-
-    `votes` has the weight of each answer. `faults` says what failed on the way and what was
-    done instead.
-    """
-
-    problem_id: str
-    answer: int
-    votes: dict[int, float]
-    reason: str
-    attempts: list[Attempt]
-    seconds: float
-    faults: list[str] = field(default_factory=list)
 
 
 class Solver:
@@ -138,17 +87,8 @@ class Solver:
         note, early = "", None
 
         def so_far() -> Solution:
-            ballots = [ballot_of(attempt) for attempt in attempts]
-            decision = vote(ballots, self.settings.voting)
-            answer, reason = decision.answer, decision.reason
-            if answer is None:
-                answer = FALLBACK_ANSWER
-                reason += f", {answer} stands in"
-            reason += (f"; {early}" if early else "") + note
             elapsed = self._clock() - started
-            return Solution(
-                problem_id, answer, decision.votes, reason, [*attempts], elapsed, [*faults]
-            )
+            return decide(problem_id, attempts, self.settings.voting, elapsed, early, note, faults)
 
         try:
             asked = self.asked(problem_id, problem, deadline)
@@ -157,7 +97,8 @@ class Solver:
         except Exception as fault:  # none that `_sample` has a way around
             if self.strict:
                 raise
-            faults.append(f"{_cause(fault)}; the {len(attempts)} samples at hand decide")
+            cause = cause_of(fault)[:CAUSE_CHARS]
+            faults.append(f"{cause}; the {len(attempts)} samples at hand decide")
         return so_far()
 
     def asked(self, problem_id: str, problem: str, deadline: float | None = None) -> Asked:
@@ -213,7 +154,7 @@ class Solver:
         deadline: float | None,
         attempts: list[Attempt],
         faults: list[str],
-        told: Callable[[], None],
+        on_wave: Callable[[], None],
     ) -> str | None:
         """Add attempts wave by wave, and what failed; why no more were drawn, where it is early.
 
@@ -225,7 +166,7 @@ class Solver:
         size = settings.wave or total
         while len(attempts) < total:
             if attempts:
-                told()
+                on_wave()
                 if deadline is not None and self._clock() >= deadline:
                     return f"time was up after {len(attempts)} samples"
                 ballots = [ballot_of(attempt) for attempt in attempts]
@@ -250,7 +191,7 @@ class Solver:
             except Exception as fault:
                 if self.strict:
                     raise
-                cause = _cause(fault)
+                cause = cause_of(fault)[:CAUSE_CHARS]
                 if attempts:
                     faults.append(f"{cause}; the {len(attempts)} samples at hand decide")
                     break
@@ -319,21 +260,6 @@ def drawn_samples(ballots: Sequence[Ballot], settings: SolverSettings, sessions:
         count = next_wave(drawn, total, settings.wave or total)
         drawn += min(count, sessions or count)
     return drawn
-
-
-def ballot_of(attempt: Attempt) -> Ballot:
-    """What voting knows of an attempt. Measures that are no numbers count as the least sure."""
-    mean, tail, sure = attempt.mean_entropy, attempt.tail_entropy, attempt.confidence
-    return Ballot(
-        attempt.answer,
-        mean if mean >= 0 else math.inf,
-        tail if tail >= 0 else math.inf,
-        None if sure is None else sure if 0 <= sure <= 1 else 0.0,
-    )
-
-
-def _cause(fault: Exception) -> str:
-    return " ".join(f"{type(fault).__name__}: {fault}".split())[:300]
 
 
 def sample_seed(seed: int, problem_id: str, index: int, part: int = 0) -> int:

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from mathllm import paths
-from mathllm.competition.kernel.submission import cause_of
 from mathllm.competition.protocol.server import InferenceServer
-from mathllm.errors import EvaluationPackageError
+from mathllm.errors import EvaluationPackageError, cause_of
 from mathllm.settings import CURRENT, PACKAGES, evaluation_package
 
 VERSION_VARIABLE = "MATHLLM_EVALUATION_PACKAGE"  # a rehearsal's: the version that ours plays

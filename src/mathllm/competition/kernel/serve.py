@@ -16,11 +16,11 @@ from mathllm.competition.kernel import install, integrity
 from mathllm.competition.kernel.endpoint_server import EndpointServer
 from mathllm.competition.kernel.journal import NAME, Journal, is_unfinished, warnings_to
 from mathllm.competition.kernel.package import Server, make_server
-from mathllm.competition.kernel.submission import Submission, cause_of
+from mathllm.competition.kernel.submission import Submission
 from mathllm.competition.kernel.worker import Load
 from mathllm.competition.kernel.worker_process import load_kernel_solver
 from mathllm.engines.base import EngineError
-from mathllm.errors import EvaluationPackageError
+from mathllm.errors import EvaluationPackageError, cause_of
 from mathllm.settings import CURRENT
 from mathllm.solving import Budget, EngineSettings, SolverSettings
 

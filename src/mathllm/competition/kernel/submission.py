@@ -12,7 +12,6 @@ from its first start, and problems that were answered are not solved twice.
 """
 
 import time
-import traceback
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -26,6 +25,7 @@ from mathllm.competition.kernel.journal import Journal, read_journal, votes_text
 from mathllm.competition.kernel.requests import digest as digest_of
 from mathllm.competition.kernel.requests import ids_in, problems_in
 from mathllm.competition.kernel.worker import Load, Worker, WorkerError
+from mathllm.errors import cause_of
 from mathllm.settings import CURRENT
 from mathllm.solving import Budget, Solution
 
@@ -50,13 +50,13 @@ class Submission:
         journal: Journal,
         rerun: bool,
         report: Callable[[str], None] = print,
-        worker: Callable[..., Worker] = Worker,
+        worker: Callable[..., Worker] | None = None,
     ):
         self.rerun = rerun
         self.journal = journal
         self._budget = budget
         self._report = report
-        self._worker = worker(prepare, self._tell, strict=not rerun)
+        self._worker = (worker or Worker)(prepare, self._tell, strict=not rerun)
         self._answered = 0
         self._allowance = 0.0  # seconds that the last problem was given
         self.fault: BaseException | None = None
@@ -246,11 +246,6 @@ def _seconds_since_start(journal: Path) -> float:
     """Since this run's first process started; 0 without one."""
     starts = [entry["time"] for entry in read_journal(journal) if entry["event"] == "start"]
     return max(0.0, time.time() - starts[0]) if starts else 0.0
-
-
-def cause_of(fault: BaseException) -> str:
-    """One line for a fault, even for one that cannot print itself."""
-    return " ".join(traceback.format_exception_only(fault)[-1].split())
 
 
 def _hours(seconds: float) -> str:

@@ -23,6 +23,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from mathllm import children
+from mathllm.errors import cause_of
 from mathllm.solving import Solution, Solver
 
 SLACK_SECONDS = 5.0  # after a problem's deadline, before the worker counts as hanging
@@ -235,9 +236,8 @@ class _Process:
                 self._hear(self._connection.recv())
         except (EOFError, OSError, pickle.UnpicklingError):
             self.ended = self._how()
-        except BaseException as fault:  # of preparing: whoever waits for the solver gets it
-            self.load_fault = fault
-            self.ended = f"{type(fault).__name__}: {fault}"
+        except BaseException as fault:  # of preparing
+            self._not_loaded(fault)
         finally:
             self.ended = self.ended or "closed"
             self._end()
@@ -271,12 +271,17 @@ class _Process:
                 self.was_loaded = True
                 self.loaded.set()
             case ("not loaded", told):
-                self.load_fault = _raised(told)
-                self.loaded.set()
+                self._not_loaded(_raised(told))
             case ("raised", number, told):
                 self.heard.put(("raised", number, _raised(told)))
             case _:
                 self.heard.put(message)
+
+    def _not_loaded(self, fault: BaseException) -> None:
+        """Whoever waits for the solver gets the fault."""
+        self.load_fault = fault
+        self._tell("fault", cause=f"loading: {cause_of(fault)}")
+        self.loaded.set()
 
     def _how(self) -> str:
         """How it ended, in words."""

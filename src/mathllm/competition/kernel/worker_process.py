@@ -21,6 +21,7 @@ from typing import Any
 from mathllm import paths
 from mathllm.children import end_with
 from mathllm.competition.kernel.backbone import find_backbone
+from mathllm.errors import cause_of
 from mathllm.solving import EngineSettings, Solver, SolverSettings, load_solver
 
 
@@ -104,11 +105,10 @@ class _Kernel(logging.Handler):
 
 def _told(fault: BaseException) -> tuple[bytes | None, str, str]:
     """A fault for the pipe: pickled if it comes back whole, its words, its stack."""
-    words = " ".join(traceback.format_exception_only(fault)[-1].split())
     trace = "".join(traceback.format_tb(fault.__traceback__)).rstrip()
     try:
         pickled = pickle.dumps(fault)
         pickle.loads(pickled)
     except Exception:
         pickled = None
-    return pickled, words, trace
+    return pickled, cause_of(fault), trace

@@ -1,0 +1,91 @@
+"""How a problem is sampled, and what comes of its samples: settings in, the answer out."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from mathllm.errors import ParameterError
+from mathllm.settings import CURRENT
+from mathllm.solving.attempts import Attempt
+from mathllm.solving.voting import WEIGHTS, Ballot, vote
+
+FALLBACK_ANSWER = 0  # submitted when no sample gives a valid one
+
+
+@dataclass(frozen=True)
+class SolverSettings:
+    """How one problem is sampled; the answer range is the competition's.
+
+    `temperature` 0 is greedy: then all samples are the same, so `n_samples` should be 1.
+    Samples are drawn in waves, the first of `wave` (0: all at once), and no more once
+    `agreement` of them agree (0: only once the leader cannot be caught). `voting` is a method
+    of mathllm.solving.voting. `max_calls` programs may be run in a sample with tools.
+    """
+
+    n_samples: int = 4
+    max_new_tokens: int = 256
+    temperature: float = 0.7
+    top_p: float = 0.95
+    top_k: int = 0
+    min_p: float = 0.0
+    seed: int = 0
+    wave: int = 0
+    voting: str = "majority"
+    agreement: int = 0
+    max_calls: int = 4
+    answer_min: int = CURRENT.answer_min
+    answer_max: int = CURRENT.answer_max
+
+    def __post_init__(self) -> None:
+        for name in ("wave", "agreement", "max_calls"):
+            if getattr(self, name) < 0:
+                raise ParameterError(f"{name} is {getattr(self, name)}: it must be at least 0")
+        if self.voting not in WEIGHTS:
+            raise ParameterError(f"voting is {self.voting!r}: it must be {', '.join(WEIGHTS)}")
+
+
+@dataclass(frozen=True)
+class Solution:
+    """The answer to submit (FALLBACK_ANSWER without a valid vote) and how it came about.
+
+    `votes` has the weight of each answer. `faults` says what failed on the way and what was
+    done instead.
+    """
+
+    problem_id: str
+    answer: int
+    votes: dict[int, float]
+    reason: str
+    attempts: list[Attempt]
+    seconds: float
+    faults: list[str] = field(default_factory=list)
+
+
+def decide(
+    problem_id: str,
+    attempts: Sequence[Attempt],
+    voting: str,
+    seconds: float,
+    early: str | None = None,
+    note: str = "",
+    faults: Sequence[str] = (),
+) -> Solution:
+    """The vote over some attempts. `early` says why no more were drawn, `note` of the prompt."""
+    decision = vote([ballot_of(attempt) for attempt in attempts], voting)
+    answer, reason = decision.answer, decision.reason
+    if answer is None:
+        answer = FALLBACK_ANSWER
+        reason += f", {answer} stands in"
+    reason += (f"; {early}" if early else "") + note
+    return Solution(problem_id, answer, decision.votes, reason, [*attempts], seconds, [*faults])
+
+
+def ballot_of(attempt: Attempt) -> Ballot:
+    """What voting knows of an attempt. Measures that are no numbers count as the least sure."""
+    mean, tail, sure = attempt.mean_entropy, attempt.tail_entropy, attempt.confidence
+    return Ballot(
+        attempt.answer,
+        mean if mean >= 0 else math.inf,
+        tail if tail >= 0 else math.inf,
+        None if sure is None else sure if 0 <= sure <= 1 else 0.0,
+    )
