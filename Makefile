@@ -27,8 +27,9 @@ REHEARSAL := runs/rehearse
 REHEARSAL_TRAIN_FLAGS ?= -p num_samples 700 -p N_supervision 2
 REHEARSAL_EVALUATE_FLAGS ?= -p num_samples 180 -p resume False
 
-# Processes that the tests share.
+# Processes that the tests share. Threads that spin for a core that another has cost minutes.
 TEST_JOBS ?= 2
+test test-all: export OMP_WAIT_POLICY ?= PASSIVE
 PYTEST := $(VENV)/bin/pytest --numprocesses $(TEST_JOBS) --dist loadgroup
 
 RUN := $(PY) build.py run --html

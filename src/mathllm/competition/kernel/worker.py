@@ -33,6 +33,9 @@ SEND_SECONDS = 5.0  # for a problem to be taken from the pipe
 END_SECONDS = 5.0  # for a worker to end by itself
 STACK_SECONDS = 1.0  # for the stacks of a worker that hangs
 STACK_CHARS = 6000
+# Threads of native code wait asleep: those that spin for a core that another process has (a
+# program in the sandbox, a server) made the same sample ten times slower.
+IDLE = {"OMP_WAIT_POLICY": "PASSIVE"}
 
 Load = Callable[[], Solver]
 Tell = Callable[..., None]
@@ -254,7 +257,7 @@ class _Process:
             [sys.executable, "-c", _START, *arguments],
             stdin=subprocess.DEVNULL,
             pass_fds=descriptors,
-            env={**os.environ, children.OWNER: children.owner()},
+            env={**IDLE, **os.environ, children.OWNER: children.owner()},
             start_new_session=True,
         )
         self._theirs.close()

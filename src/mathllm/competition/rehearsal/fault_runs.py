@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 from mathllm.competition.bundle import manifest
 from mathllm.competition.kernel.journal import NAME, read_journal
 from mathllm.competition.rehearsal import scorecard, session
-from mathllm.competition.rehearsal.faults import FAULTS, STRUCK, Fault
+from mathllm.competition.rehearsal.faults import FAULTS, Fault
 from mathllm.competition.rehearsal.rehearse import Rehearsal, keep, staged
 from mathllm.competition.rehearsal.scorecard import PlayedRun
+from mathllm.competition.rehearsal.strikes import STRUCK
 
 WEIGHTS = "weights"  # the fault that is in a file before the run begins
 SHOWN = 90  # characters of what the journal says, its end: paths stand before it
-WHOLE_RUN = (WEIGHTS, "clock")  # faults that strike every problem
+WHOLE_RUN = (WEIGHTS, "clock")  # faults that may change any answer
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,8 @@ def _cost(fault: Fault, run: PlayedRun, plain: PlayedRun, truth: Mapping[str, in
     for entry in run.answers.values():
         told += [entry["fault"]] if entry["fault"] else entry["faults"]
         told += [f"{count} programs: {why}" for why, count in entry["tool_faults"].items()]
+    if lost := sum(entry.get("lost", 0) for entry in events if entry["event"] == "end"):
+        told.append(f"{lost} lines could not be written")
     if late := [e for e in run.answers.values() if e["seconds"] > e["allowance"]]:
         told.append(f"{len(late)} problems took longer than their share")
     known = bool(truth)

@@ -10,7 +10,7 @@ the standard library and a file beside it, and nothing happens without its varia
 - MATHLLM_ISOLATION_ABSENT: names of distributions and modules, a comma between, that are not
   found where they were installed before, but in folders that join the path later;
 - MATHLLM_ISOLATION_GUARD: set where connections other than loopback's are to be refused;
-- MATHLLM_FAULT: the fault that the solver of this process is to have (faults.py).
+- MATHLLM_FAULT: the fault that this process is to have (strikes.py).
 """
 
 import errno
@@ -136,4 +136,4 @@ if kept := os.environ.get("MATHLLM_ISOLATION_READ_ONLY"):
 if os.environ.get("MATHLLM_ISOLATION_GUARD"):
     sys.addaudithook(refuse)
 if fault := os.environ.get("MATHLLM_FAULT"):
-    importlib.import_module("mathllm_faults").await_solver(fault)
+    importlib.import_module("mathllm_strikes").await_modules(fault)
