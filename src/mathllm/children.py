@@ -12,6 +12,7 @@ killed too, `remove_leftovers` finds what it left by a mark in the environment.
 
 import ctypes
 import os
+import re
 import select
 import shutil
 import signal
@@ -22,12 +23,14 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 OWNER = "MATHLLM_OWNER"  # the mark: process and start time of whoever wants a child
 GRACE_SECONDS = 5.0  # for a server to end after SIGTERM, before it is killed
 KILL_SECONDS = 5.0  # for a process to be gone after SIGKILL; one that hangs in a driver stays
 POLL_SECONDS = 0.1
+# Of a temporary folder: its kind, its owner, and what tempfile adds.
+_FOLDER = re.compile(r"mathllm-(?:sandbox|wheels)-([0-9]+-[0-9]+)-[a-z0-9_]{8}")
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 
 
@@ -101,7 +104,7 @@ def kill(process: "subprocess.Popen[bytes]") -> bool:
     return process.returncode is not None
 
 
-def temporary_folder(kind: str, place: str | None = None) -> Path:
+def temporary_folder(kind: Literal["sandbox", "wheels"], place: str | None = None) -> Path:
     """A new folder below `place`, by default the system's, known by its name as this process's."""
     return Path(tempfile.mkdtemp(prefix=f"mathllm-{kind}-{owner()}-", dir=place))
 
@@ -122,8 +125,9 @@ def remove_leftovers(places: Sequence[str] = ()) -> tuple[list[str], list[str]]:
                 killed.append(command.decode(errors="replace").strip()[:200])
     removed = []
     for place in {tempfile.gettempdir(), *places}:
-        for folder in Path(place).glob("mathllm-*-*-*-*"):
-            if is_gone("-".join(folder.name.split("-")[2:4])):
+        for folder in Path(place).glob("mathllm-*"):
+            name = _FOLDER.fullmatch(folder.name)
+            if name and is_gone(name[1]):
                 shutil.rmtree(folder, ignore_errors=True)
                 removed.append(str(folder))
     return killed, sorted(removed)

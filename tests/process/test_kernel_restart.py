@@ -3,19 +3,24 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import polars as pl
+import psutil
 import pytest
 
 from helpers.in_thread import InThread
-from helpers.paths import ROOT
+from helpers.paths import ROOT, TESTS
+from mathllm import children
 from mathllm.competition.kernel.journal import Journal, is_unfinished, read_journal
 from mathllm.competition.kernel.submission import Submission
 from mathllm.competition.protocol.client import Client
+from mathllm.engines.server import is_ready
 from mathllm.solving import Attempt, Budget, Solution
 
 
@@ -38,59 +43,146 @@ class Counting:
 
 
 KERNEL = """
-import sys
+import json, sys
 from mathllm.competition.kernel.serve import serve
-from mathllm.solving import Budget, SolverSettings
+from mathllm.solving import Budget, EngineSettings, SolverSettings
 
-serve(sys.argv[1], SolverSettings(n_samples=2, max_new_tokens=60), Budget(3600, 60, 50))
+serve(
+    sys.argv[1],
+    SolverSettings(n_samples=2, max_new_tokens=60),
+    Budget(3600, 60, 50),
+    EngineSettings(**json.loads(sys.argv[2])),
+)
 """
+WEIGHTS = ROOT / "assets" / "tiny"
 
 
-def start_kernel(folder: Path, weights: Path) -> tuple[subprocess.Popen, int]:
+def start_kernel(folder: Path, **engine) -> tuple[subprocess.Popen, int]:
     """The real kernel in a rerun, as a process, and the port it listens on."""
     environment = os.environ | {
         "KAGGLE_IS_COMPETITION_RERUN": "1",
         "MATHLLM_WORKING_DIR": str(folder),
         "MATHLLM_INPUT_ROOT": str(folder / "input"),
     }
-    seen = len(read_journal(folder / "journal.jsonl"))
-    kernel = subprocess.Popen([sys.executable, "-c", KERNEL, str(weights)], env=environment)
+    command = [sys.executable, "-c", KERNEL, str(WEIGHTS), json.dumps(engine)]
+    kernel = subprocess.Popen(command, env=environment)
     while True:
         assert kernel.poll() is None
-        events = read_journal(folder / "journal.jsonl")[seen:]
-        if listening := [event for event in events if event["event"] == "listening"]:
-            return kernel, listening[0]["port"]
+        # Its own word is in the journal, which may be what cannot be written.
+        ports = psutil.Process(kernel.pid).net_connections("tcp")
+        if listening := [port.laddr.port for port in ports if port.status == "LISTEN"]:
+            return kernel, listening[0]
         time.sleep(0.1)
+
+
+def send(client: Client, id_: str) -> int:
+    reply = client.send("predict", pl.Series("id", [id_]), pl.Series("problem", [ASKED[id_]]))
+    return reply["answer"][0]
+
+
+def kill(kernel: subprocess.Popen) -> None:
+    kernel.send_signal(signal.SIGKILL)
+    kernel.wait()
+
+
+def started_by(kernel: subprocess.Popen) -> list[psutil.Process]:
+    """Its children and theirs, wherever they are now."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            mark = process.environ().get(children.OWNER, "")
+            if process.status() != "zombie" and mark.startswith(f"{kernel.pid}-"):
+                found.append(process)
+    return found
+
+
+def wait_for(condition, seconds: float = 60.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return condition()
+
+
+ASKED = {"a": "Compute $12+5$.", "b": "What is $7-3$?", "c": "Compute $6+6$."}
 
 
 @pytest.mark.slow
 def test_a_kernel_that_is_killed_and_started_again_goes_on(tmp_path):
-    weights = ROOT / "assets" / "tiny"
-    asked = {"a": "Compute $12+5$.", "b": "What is $7-3$?", "c": "Compute $6+6$."}
-
-    def send(client, id_):
-        reply = client.send("predict", pl.Series("id", [id_]), pl.Series("problem", [asked[id_]]))
-        return reply["answer"][0]
-
-    kernel, port = start_kernel(tmp_path, weights)
+    kernel, port = start_kernel(tmp_path)
     client = Client(ports=[port])
     before = [send(client, "a"), send(client, "b")]
     client.close()
-    kernel.send_signal(signal.SIGKILL)
-    kernel.wait()
-    kernel, port = start_kernel(tmp_path, weights)
+    kill(kernel)
+    assert wait_for(lambda: not started_by(kernel), 5)
+    kernel, port = start_kernel(tmp_path)
     try:
         client = Client(ports=[port])
         assert [send(client, "a"), send(client, "b")] == before == [17, 4]
         assert send(client, "c") == 12
         client.close()
     finally:
-        kernel.send_signal(signal.SIGKILL)
-        kernel.wait()
+        kill(kernel)
     events = read_journal(tmp_path / "journal.jsonl")
     assert [e["event"] for e in events].count("start") == 2
     assert [e["id"] for e in events if e["event"] == "again"] == ["a", "b"]
     assert [e["id"] for e in events if e["event"] == "answer"] == ["a", "b", "c"]
+
+
+@pytest.mark.slow
+def test_the_endpoints_server_is_started_again_and_ends_with_a_kernel_that_is_killed(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    script = TESTS / "helpers" / "openai_server.py"
+    engine = {
+        "endpoint": f"http://127.0.0.1:{port}/v1",
+        "endpoint_model": "tiny",
+        "server": f"{sys.executable} {script} {tmp_path / 'port'} --port {port}",
+    }
+
+    def servers(kernel):
+        mine = [p for p in started_by(kernel) if str(script) in p.cmdline()]
+        return [p for p in mine if "children.py" not in " ".join(p.cmdline())]
+
+    kernel, own = start_kernel(tmp_path, **engine)
+    client = Client(ports=[own])
+    assert send(client, "a") == 17
+    (first,) = servers(kernel)
+    first.kill()
+    assert send(client, "b") == 4  # by the spare engine, if the server is not yet back
+    assert wait_for(lambda: is_ready(engine["endpoint"]))
+    assert [p.pid for p in servers(kernel)] != [first.pid]
+    client.close()
+    kill(kernel)
+    assert wait_for(lambda: not started_by(kernel), 15)
+    # The port is free: the next kernel's server is its own.
+    kernel, own = start_kernel(tmp_path, **engine)
+    client = Client(ports=[own])
+    try:
+        assert send(client, "c") == 12
+        assert len(servers(kernel)) == 1
+    finally:
+        client.close()
+        kill(kernel)
+    assert wait_for(lambda: not started_by(kernel), 15)
+    events = read_journal(tmp_path / "journal.jsonl")
+    faults = [e["cause"] for e in events if e["event"] == "fault"]
+    assert faults
+    assert all("status 137" in cause and "started again" in cause for cause in faults)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+def test_a_disk_that_is_full_from_the_start_costs_no_answer(tmp_path):
+    (tmp_path / "journal.jsonl").symlink_to("/dev/full")
+    kernel, port = start_kernel(tmp_path)
+    client = Client(ports=[port])
+    try:
+        assert [send(client, id_) for id_ in ASKED] == [17, 4, 12]
+        kernel.send_signal(signal.SIGTERM)
+        assert kernel.wait(30) == 0
+    finally:
+        client.close()
+        kill(kernel)
 
 
 def submission(path: Path, solver: Counting, restarted: bool, budget: Budget | None = None):

@@ -163,6 +163,13 @@ def _add_rehearse(commands: argparse._SubParsersAction, root: Path) -> None:
         help=f"instead, one rerun for each fault injected ({', '.join(FAULTS)}; none named: all), "
         "and a table of what each one cost",
     )
+    rehearse.add_argument(
+        "--soak",
+        metavar="N",
+        type=int,
+        help="instead, one rerun of N generated problems with faults at random: every row must "
+        "be there, and nothing may grow or stay behind (2000 takes about an hour)",
+    )
     add_parameters(rehearse, "of the kernel")
     rehearse.add_argument(
         "--keep", action="store_true", help="leave the Kaggle-like input folder to look at"
@@ -215,6 +222,8 @@ def run_rehearse(root: Path, options: argparse.Namespace) -> int:
             f"--package {options.package} is for a rehearsal without the competition's files: "
             "leave it or --competition out"
         )
+    if options.soak is not None and options.soak < 1:
+        raise ParameterError(f"--soak is {options.soak}: give a number of problems, such as 2000")
     order = Rehearsal(
         build=options.build,
         problems=options.problems,
@@ -233,6 +242,10 @@ def run_rehearse(root: Path, options: argparse.Namespace) -> int:
         from mathllm.competition.rehearsal.fault_runs import run_faults
 
         return OK if run_faults(order, options.faults or list(FAULTS), SAY) else FAILED
+    if options.soak is not None:
+        from mathllm.competition.rehearsal.soak import soak
+
+        return OK if soak(order, options.soak, say=SAY) else FAILED
     return OK if rehearse(order, SAY) else FAILED
 
 

@@ -152,7 +152,8 @@ def read_journal(path: Path) -> list[dict[str, Any]]:
     Those of another run's leftovers, of a full disk, and a last one that is being written.
     """
     try:
-        lines = path.read_bytes().split(b"\n")
+        # A device in its place may have no end.
+        lines = path.read_bytes().split(b"\n") if path.is_file() else []
     except OSError:
         return []
     return [event for line in lines[:-1] if (event := _event(line)) is not None]
