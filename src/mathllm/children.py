@@ -29,6 +29,7 @@ OWNER = "MATHLLM_OWNER"  # the mark: process and start time of whoever wants a c
 GRACE_SECONDS = 5.0  # for a server to end after SIGTERM, before it is killed
 KILL_SECONDS = 5.0  # for a process to be gone after SIGKILL; one that hangs in a driver stays
 POLL_SECONDS = 0.1
+SHORTEST = "/tmp"  # where the system's folder for what is temporary has too long a name
 # Of a temporary folder: its kind, its owner, and what tempfile adds.
 _FOLDER = re.compile(r"mathllm-(?:sandbox|wheels)-([0-9]+-[0-9]+)-[a-z0-9_]{8}")
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
@@ -113,7 +114,7 @@ def remove_leftovers(places: Sequence[str] = ()) -> tuple[list[str], list[str]]:
     """Kill what was started by a process that is gone, and remove the temporary folders of one.
 
     The commands of what was killed, and the folders; `places` are looked into beside the
-    system's folder for what is temporary.
+    system's folders for what is temporary.
     """
     killed = []
     for pid, environment in _environments():
@@ -124,7 +125,7 @@ def remove_leftovers(places: Sequence[str] = ()) -> tuple[list[str], list[str]]:
                 os.kill(pid, signal.SIGKILL)
                 killed.append(command.decode(errors="replace").strip()[:200])
     removed = []
-    for place in {tempfile.gettempdir(), *places}:
+    for place in {tempfile.gettempdir(), SHORTEST, *places}:
         for folder in Path(place).glob("mathllm-*"):
             name = _FOLDER.fullmatch(folder.name)
             if name and is_gone(name[1]):

@@ -207,7 +207,9 @@ def _environment(home: Path) -> dict[str, str]:
 def _temporary() -> str:
     """Where kernels have their folders: short enough for a socket's whole path."""
     usual = tempfile.gettempdir()
-    return usual if len(os.fsencode(usual)) + FOLDER_BYTES <= SOCKET_PATH_BYTES else "/tmp"
+    return (
+        usual if len(os.fsencode(usual)) + FOLDER_BYTES <= SOCKET_PATH_BYTES else children.SHORTEST
+    )
 
 
 def _origin(package: str) -> Path:

@@ -10,7 +10,8 @@
     fault       cause: what went wrong, apart from a problem's own; stack where something hung
     answer      id, problem (digest of its text), answer, votes (answer -> weight), samples,
                 without_answer (of them), calls (programs run), reason, tokens, seconds,
-                allowance (seconds given), tokens_per_second, fault (cause or null), faults
+                allowance (seconds given), waited (of the seconds, for the solver to load),
+                tokens_per_second, fault (cause or null), faults
                 (what failed on the way), tool_faults (reason -> programs that failed so),
                 budget_left (seconds), budget_used (share)
     warning     cause: what a module of ours logged, such as memory that ran out and was saved
@@ -43,6 +44,7 @@ _ANSWER = {
     "reason": str,
     "seconds": (int, float),
     "allowance": (int, float),
+    "waited": (int, float),
     "tokens_per_second": (int, float),
     "fault": (str, NoneType),
     "faults": list,

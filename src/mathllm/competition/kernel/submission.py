@@ -58,7 +58,8 @@ class Submission:
         self._report = report
         self._worker = (worker or Worker)(prepare, self._tell, strict=not rerun)
         self._answered = 0
-        self._allowance = 0.0  # seconds that the last problem was given
+        # Seconds that the last problem was given, and those that it waited for the solver.
+        self._allowance = self._waited = 0.0
         self.fault: BaseException | None = None
         self._known = _answered(journal.path) if rerun else {}
         budget.start(_seconds_since_start(journal.path) if rerun else 0.0)
@@ -154,7 +155,9 @@ class Submission:
         return pl.read_parquet(path) if path.is_file() else f"no {path.name} is written here"
 
     def _solve(self, identifier: str, problem: str) -> Solution:
+        asked = time.monotonic()
         self._worker.wait_until_loaded()
+        self._waited = time.monotonic() - asked
         self._allowance = self._budget.allowance()
         try:
             solution = self._worker.solve(identifier, problem, self._allowance)
@@ -196,6 +199,7 @@ class Submission:
             tokens=tokens,
             seconds=round(seconds, 3),
             allowance=round(self._allowance, 3),
+            waited=round(self._waited, 3),
             tokens_per_second=round(rate, 1),
             budget_left=round(self._budget.left_seconds, 1),
             budget_used=self._budget.used_share,

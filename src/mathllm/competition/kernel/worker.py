@@ -244,6 +244,7 @@ class _Process:
         finally:
             self.ended = self.ended or "closed"
             self._end()
+            children.remove_leftovers()
             self._theirs.close()
             self._connection.close()
             self.loaded.set()

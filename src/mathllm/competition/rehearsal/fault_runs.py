@@ -107,7 +107,7 @@ def _cost(fault: Fault, run: PlayedRun, plain: PlayedRun, truth: Mapping[str, in
         told += [f"{count} programs: {why}" for why, count in entry["tool_faults"].items()]
     if lost := sum(entry.get("lost", 0) for entry in events if entry["event"] == "end"):
         told.append(f"{lost} lines could not be written")
-    if late := [e for e in run.answers.values() if e["seconds"] > e["allowance"]]:
+    if late := [e for e in run.answers.values() if e["seconds"] > e["waited"] + e["allowance"]]:
         told.append(f"{len(late)} problems took longer than their share")
     known = bool(truth)
     return Cost(

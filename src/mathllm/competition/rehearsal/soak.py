@@ -156,10 +156,10 @@ def _result(run: PlayedRun, looks: Sequence[Look], left: list[str], count: int) 
             else None
         )
     struck = [e for e in events if e["event"] == "answer" and (e["fault"] or e["faults"])]
-    late = [
-        e["seconds"] - e["allowance"]
-        for e in events
-        if e["event"] == "answer" and e["seconds"] > e["allowance"]
+    over = [
+        event["seconds"] - event["waited"] - event["allowance"]
+        for event in events
+        if event["event"] == "answer"
     ]
     failures = [run.fault] if run.fault else []
     failures += [f"left behind: {what}" for what in left]
@@ -182,7 +182,7 @@ def _result(run: PlayedRun, looks: Sequence[Look], left: list[str], count: int) 
         "struck": len(struck),
         "stood in": sum(e["fault"] is not None for e in struck),
         "workers": sum(event["event"] == "worker" for event in events),
-        "longest beyond the share": round(max(late, default=0.0), 1),
+        "longest beyond the share": round(max([0.0, *over]), 1),
         "growth": growth,
         "left behind": len(left),
         "failures": failures,
