@@ -67,7 +67,7 @@ PROGRAMS = {
     "prints for ever": Program("while True: print('x' * 1000)", "characters cut.*timed out"),
     "prints for ever elsewhere": Program(
         "import os, sys\nwhile True: print('x' * 99, file=sys.stderr); os.write(1, b'x' * 999)",
-        "timed out|OSError",
+        "timed out|OSError|bytes of files",
     ),
     "floods the channel": Program(
         "k = get_ipython().kernel\nwhile True:\n"
@@ -138,8 +138,49 @@ PROGRAMS = {
         "n = 0\nwhile True:\n    n += 1\n    open(f'../channel/{n}', 'w').write('x' * 9999)",
         "files or",
     ),
+    "files below long paths": Program(
+        "import os, time\nfor _ in range(30):\n    os.mkdir('x' * 200)\n    os.chdir('x' * 200)\n"
+        "for n in range(12): open(str(n), 'wb').write(bytes(1 << 20))\ntime.sleep(1)",
+        "bytes of files",
+    ),
+    "deleted files that are open": Program(
+        "import os, time\nheld = [open(str(n), 'wb', buffering=0) for n in range(12)]\n"
+        "for n, file in enumerate(held):\n    os.remove(str(n))\n    file.write(bytes(1 << 20))\n"
+        "time.sleep(1)",
+        "bytes of files",
+        ("deleted files counted",),
+    ),
+    "deleted files that are mapped": Program(
+        "import mmap, os, time\nheld = []\nfor n in range(12):\n"
+        "    with open(str(n), 'wb+') as file:\n        file.write(bytes(1 << 20))\n"
+        "        file.flush()\n        held.append(mmap.mmap(file.fileno(), 4096))\n"
+        "    os.remove(str(n))\ntime.sleep(1)",
+        "bytes of files",
+        ("deleted files counted",),
+    ),
+    "files that never had a name": Program(
+        "import os, time\nfor _ in range(12):\n    file = os.open('.', os.O_TMPFILE | os.O_RDWR)\n"
+        "    os.write(file, bytes(1 << 20))\ntime.sleep(1)",
+        "bytes of files",
+        ("deleted files counted",),
+    ),
+    "a lease": Program(
+        NATIVE + "file = open('leased', 'w')\n"
+        "print(c.fcntl(file.fileno(), 1024, 1), ctypes.get_errno())",
+        FAILED,
+        ("seccomp",),
+    ),
+    "a pipe in a file's place": Program(
+        "import os\nos.remove('../channel/layers.json')\nos.mkfifo('../channel/layers.json')",
+        REFUSED,
+        ("seccomp",),
+    ),
+    "a name that is no text": Program(
+        NATIVE + "import time\nprint(c.prctl(15, b'\\xff\\xfe'))\ntime.sleep(0.5)", "^0$"
+    ),
     "deep folders": Program(
-        "import os\nwhile True:\n    os.mkdir('x')\n    os.chdir('x')", f"files or|{REFUSED}"
+        "import os\nwhile True:\n    os.mkdir('x')\n    os.chdir('x')",
+        "folders in folders",
     ),
     "kills its parent": Program("import os\nos.kill(os.getppid(), 9)", REFUSED),
     "native kill": native("kill({parent}, 9)"),

@@ -5,9 +5,11 @@ no sense is passed over.
 """
 
 import json
+import math
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,8 @@ from jupyter_client.session import Session
 MESSAGE_BYTES = 256 << 10
 MESSAGES = 64
 TICK_MS = 50  # between two looks at the clock and the process
+SEND_MS = 1000  # for a message to be taken over by the socket's thread
+ASK_SECONDS = 0.5  # between two questions to a kernel that has not answered yet
 PORTS = {"shell_port": 1, "iopub_port": 2, "stdin_port": 3, "control_port": 4, "hb_port": 5}
 
 
@@ -30,6 +34,8 @@ class Channel:
         self._chars = chars
         self._session = Session(key=uuid.uuid4().hex.encode(), signature_scheme="hmac-sha256")
         self._context: zmq.Context | None = None
+        self._heard: set[str] = set()
+        self._asked = -math.inf
 
     def describe(self) -> None:
         """Write the file from which the kernel takes its addresses and the key."""
@@ -44,6 +50,7 @@ class Channel:
         self._context.setsockopt(zmq.MAXMSGSIZE, MESSAGE_BYTES)
         self._context.setsockopt(zmq.RCVHWM, MESSAGES)
         self._context.setsockopt(zmq.LINGER, 0)
+        self._context.setsockopt(zmq.SNDTIMEO, SEND_MS)
         self._shell = self._context.socket(zmq.DEALER)
         self._iopub = self._context.socket(zmq.SUB)
         self._iopub.subscribe(b"")
@@ -58,20 +65,17 @@ class Channel:
             self._context.destroy(linger=0)
             self._context = None
 
-    def greet(self, deadline: float, alive: Callable[[], bool]) -> bool:
-        """Wait until both sockets answer, so that no later message is missed."""
-        heard = {"shell": False, "iopub": False}
-        asked = 0.0
-        while not all(heard.values()):
-            now = time.monotonic()
-            if now > deadline or not alive():
-                return False
-            if now - asked > 0.5:
+    def answered(self) -> bool:
+        """Whether both sockets have answered, so that no later message is missed.
+
+        Asks now and then, and does not wait.
+        """
+        if time.monotonic() - self._asked > ASK_SECONDS:
+            self._asked = time.monotonic()
+            with suppress(zmq.Again):
                 self._session.send(self._shell, "kernel_info_request", {})
-                asked = now
-            for name, _ in self._receive():
-                heard[name] = True
-        return True
+        self._heard |= {name for name, _ in self._receive(0)}
+        return len(self._heard) == 2
 
     def send(self, code: str) -> "Pending":
         """Hand over a block; `wait` for it on what this returns."""
@@ -83,13 +87,15 @@ class Channel:
             "allow_stdin": False,
             "stop_on_error": False,
         }
-        request = self._session.send(self._shell, "execute_request", content)
+        request = self._session.msg("execute_request", content)
+        with suppress(zmq.Again):  # taken by nobody: then the block runs out of its time
+            self._session.send(self._shell, request)
         return Pending(self, request["header"]["msg_id"], self._chars)
 
-    def _receive(self) -> list[tuple[str, dict[str, Any]]]:
-        """What has come within a tick, with the socket's name."""
+    def _receive(self, wait_ms: int) -> list[tuple[str, dict[str, Any]]]:
+        """What has come by now or comes within a time, one message a socket at the most."""
         received = []
-        for socket, _ in self._poller.poll(TICK_MS):
+        for socket, _ in self._poller.poll(wait_ms):
             try:
                 _, message = self._session.recv(socket, mode=zmq.NOBLOCK)
             except Exception:  # forged, cut short, nested too deeply: anything may be wrong
@@ -113,14 +119,16 @@ class Pending:
 
     @property
     def text(self) -> str:
-        return "".join(self._parts).strip("\n")
+        text = "".join(self._parts).strip("\n")
+        # A surrogate on its own is no text that could be written anywhere.
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
     def wait(self, deadline: float, alive: Callable[[], bool]) -> bool:
         """Whether the block came to its end; False at the deadline or the kernel's death."""
         while not (self._idle and self.status):
             # In this order, so that what a dead kernel had sent is still read.
             living = alive()
-            received = self._channel._receive()
+            received = self._channel._receive(TICK_MS)
             for name, message in received:
                 try:
                     self._take(name, message)
