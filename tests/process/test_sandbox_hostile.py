@@ -139,8 +139,9 @@ PROGRAMS = {
         "files or",
     ),
     "files below long paths": Program(
-        "import os, time\nfor _ in range(30):\n    os.mkdir('x' * 200)\n    os.chdir('x' * 200)\n"
-        "for n in range(12): open(str(n), 'wb').write(bytes(1 << 20))\ntime.sleep(1)",
+        NATIVE + "import time\nfor _ in range(30):\n    c.mkdir(b'x' * 200, 0o700)\n"
+        "    c.chdir(b'x' * 200)\nfor n in range(12):\n"
+        "    c.write(c.creat(b'%d' % n, 0o600), bytes(1 << 20), 1 << 20)\ntime.sleep(1)",
         "bytes of files",
     ),
     "deleted files that are open": Program(
@@ -151,10 +152,10 @@ PROGRAMS = {
         ("deleted files counted",),
     ),
     "deleted files that are mapped": Program(
-        "import mmap, os, time\nheld = []\nfor n in range(12):\n"
-        "    with open(str(n), 'wb+') as file:\n        file.write(bytes(1 << 20))\n"
-        "        file.flush()\n        held.append(mmap.mmap(file.fileno(), 4096))\n"
-        "    os.remove(str(n))\ntime.sleep(1)",
+        NATIVE + "import os, time\nfor n in range(12):\n"
+        "    file = os.open(str(n), os.O_RDWR | os.O_CREAT)\n    os.write(file, bytes(1 << 20))\n"
+        "    c.mmap(None, 4096, 1, 1, file, 0)\n    os.close(file)\n    os.remove(str(n))\n"
+        "time.sleep(1)",
         "bytes of files",
         ("deleted files counted",),
     ),
@@ -302,7 +303,7 @@ def children() -> list[int]:
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
-            parent = int(stat.read_text().rpartition(")")[2].split()[1])
+            parent = int(stat.read_bytes().rpartition(b")")[2].split()[1])
         except OSError:
             continue
         if parent == os.getpid():
@@ -313,7 +314,7 @@ def children() -> list[int]:
 def memory(pid: int | str) -> int:
     """Bytes of memory that a process really takes."""
     try:
-        status = Path(f"/proc/{pid}/status").read_text()
+        status = Path(f"/proc/{pid}/status").read_text(errors="replace")
     except OSError:
         return 0
     found = re.search(r"VmRSS:\s+(\d+) kB", status)
