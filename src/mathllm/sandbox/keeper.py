@@ -70,6 +70,7 @@ class Keeper:
 
         KernelError where none is ready at `limit`, a time.monotonic(), or none starts.
         """
+        begin = time.monotonic()
         with self._change:
             while self.alive():
                 for kernel in self._ready:
@@ -80,7 +81,8 @@ class Keeper:
                     raise KernelError(self._cause)
                 left = limit - time.monotonic()
                 if left <= 0:
-                    raise KernelError(self._cause or "no kernel of the sandbox was ready in time")
+                    waited = f"no kernel of the sandbox was ready within {limit - begin:.3g} s"
+                    raise KernelError(self._cause or waited)
                 self._change.wait(min(left, WATCH_SECONDS))
         return None
 
