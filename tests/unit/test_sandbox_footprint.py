@@ -11,13 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from mathllm.sandbox.footprint import DEPTH, FILES, excess, sees_deleted, threads
+from mathllm.sandbox.footprint import DEPTH, FILES, deleted, excess, sees_deleted, threads
 from mathllm.sandbox.kernel import _read
 
 LIMIT = 1 << 20
 LARGE = bytes(LIMIT + 1)
 OWN = os.getpid()
-NOBODY = 0  # pytest keeps deleted files open itself
 
 
 @pytest.fixture
@@ -31,8 +30,8 @@ def test_what_fits(folder: Path) -> None:
     (folder / "some" / "file").write_bytes(bytes(1000))
     (folder / "link").symlink_to("/usr")
     (folder / "loop").symlink_to(folder)
-    assert excess(folder, OWN, LIMIT) is None
-    assert excess(folder / "gone", OWN, LIMIT) is None
+    assert excess(folder, LIMIT) is None
+    assert excess(folder / "gone", LIMIT) is None
 
 
 @pytest.mark.parametrize("levels", [0, 1, DEPTH - 1])
@@ -48,39 +47,39 @@ def test_bytes_are_counted_in_every_depth(folder: Path, levels: int) -> None:
     os.write(file, LARGE)
     os.close(file)
     os.close(descriptor)
-    assert excess(folder, OWN, 2 * LIMIT) is None
-    assert "bytes of files" in excess(folder, OWN, LIMIT)
+    assert excess(folder, 2 * LIMIT) is None
+    assert "bytes of files" in excess(folder, LIMIT)
     subprocess.run(["rm", "-rf", str(folder / ("x" * 200))], check=True, timeout=60)
 
 
 def test_too_many_files_and_too_deep_folders(folder: Path) -> None:
     for n in range(FILES):
         (folder / str(n)).touch()
-    assert excess(folder, NOBODY, LIMIT) is None
+    assert excess(folder, LIMIT) is None
     (folder / "one more").touch()
-    assert f"more than {FILES} files" in excess(folder, NOBODY, LIMIT)
+    assert f"more than {FILES} files" in excess(folder, LIMIT)
     for n in range(100):
         (folder / str(n)).unlink()
     deep = folder.joinpath(*["x"] * (DEPTH + 1))
     deep.mkdir(parents=True)
-    assert excess(folder, NOBODY, LIMIT) == f"more than {DEPTH} folders in folders"
+    assert excess(folder, LIMIT) == f"more than {DEPTH} folders in folders"
 
 
 @pytest.mark.skipif(not sees_deleted(OWN), reason="the system does not tell what is open")
 def test_deleted_files_count_while_they_are_held(folder: Path) -> None:
-    before = excess(folder, OWN, LIMIT)
+    before = excess(folder, LIMIT, deleted(folder, OWN))
     assert before is None
     with (folder / "open").open("wb") as file:
         file.write(LARGE)
         file.flush()
         (folder / "open").unlink()
-        assert "bytes of files" in excess(folder, OWN, LIMIT)
-    assert excess(folder, OWN, LIMIT) is None
+        assert "bytes of files" in excess(folder, LIMIT, deleted(folder, OWN))
+    assert excess(folder, LIMIT, deleted(folder, OWN)) is None
     memory = os.memfd_create("memory")
     os.write(memory, LARGE)
-    assert "bytes of files" in excess(folder, OWN, LIMIT)
+    assert "bytes of files" in excess(folder, LIMIT, deleted(folder, OWN))
     os.close(memory)
-    assert excess(folder, OWN, LIMIT) is None
+    assert excess(folder, LIMIT, deleted(folder, OWN)) is None
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root sees what a mapping stands for")
@@ -93,9 +92,9 @@ def test_deleted_files_count_while_they_are_mapped(folder: Path) -> None:
     place = c.mmap(None, ctypes.c_size_t(4096), mmap.PROT_READ, mmap.MAP_SHARED, file, 0)
     os.close(file)
     (folder / "mapped").unlink()
-    assert "bytes of files" in excess(folder, OWN, LIMIT)
+    assert "bytes of files" in excess(folder, LIMIT, deleted(folder, OWN))
     c.munmap(ctypes.c_void_p(place), ctypes.c_size_t(4096))
-    assert excess(folder, OWN, LIMIT) is None
+    assert excess(folder, LIMIT, deleted(folder, OWN)) is None
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
@@ -114,7 +113,7 @@ own = Path({str(folder)!r}, "own")
 (own / "hidden").mkdir(parents=True)
 (own / "hidden" / "file").touch()
 (own / "hidden").chmod({mode})
-print(excess(own, os.getpid(), 1 << 20))
+print(excess(own, 1 << 20))
 remover = Remover()
 remover.add(own)
 print(remover.finish(time.monotonic() + 50), own.exists())

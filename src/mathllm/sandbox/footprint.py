@@ -25,9 +25,12 @@ def threads(pid: int) -> int:
     return 0
 
 
-def excess(folder: Path, pid: int, limit: int) -> str | None:
-    """Why a process's files are too many or too large, `limit` in bytes; None where they fit."""
-    count, size = _deleted(folder, pid)
+def excess(folder: Path, limit: int, held: tuple[int, int] = (0, 0)) -> str | None:
+    """Why files are too many or too large, `limit` in bytes; None where they fit.
+
+    All below a folder, and those that are `held` though they were deleted.
+    """
+    count, size = held
     try:
         with closing(_entries(folder)) as entries:
             for depth, found in entries:
@@ -42,6 +45,25 @@ def excess(folder: Path, pid: int, limit: int) -> str | None:
     if count > FILES or size > limit:
         return f"more than {FILES} files or {limit} bytes of files"
     return None
+
+
+def deleted(folder: Path, pid: int) -> tuple[int, int]:
+    """Number and bytes of the files that a process holds in no folder, and that yet take room.
+
+    Those that are open, memory files among them, and those of `folder` that are mapped.
+    """
+    held = _open(pid)
+    within = os.fsencode(folder) + b"/"
+    for line in _read(f"/proc/{pid}/maps").splitlines():
+        if line.endswith(b" (deleted)") and within in line:
+            held.append(Path(f"/proc/{pid}/map_files", line.split(maxsplit=1)[0].decode()))
+    sizes = {}
+    for path in held:
+        with suppress(OSError):
+            found = path.stat()  # of what it stands for; nothing is opened
+            if stat.S_ISREG(found.st_mode) and not found.st_nlink:
+                sizes[found.st_dev, found.st_ino] = found.st_blocks * BLOCK
+    return len(sizes), sum(sizes.values())
 
 
 def sees_deleted(pid: int) -> bool:
@@ -79,25 +101,6 @@ def _entries(folder: Path) -> Iterator[tuple[int, os.stat_result]]:
     finally:
         for descriptor, _ in levels:
             os.close(descriptor)
-
-
-def _deleted(folder: Path, pid: int) -> tuple[int, int]:
-    """Number and bytes of the files that are in no folder and yet take room.
-
-    Those that are open, memory files among them, and those of `folder` that are mapped.
-    """
-    held = _open(pid)
-    within = os.fsencode(folder) + b"/"
-    for line in _read(f"/proc/{pid}/maps").splitlines():
-        if line.endswith(b" (deleted)") and within in line:
-            held.append(Path(f"/proc/{pid}/map_files", line.split(maxsplit=1)[0].decode()))
-    sizes = {}
-    for path in held:
-        with suppress(OSError):
-            found = path.stat()  # of what it stands for; nothing is opened
-            if stat.S_ISREG(found.st_mode) and not found.st_nlink:
-                sizes[found.st_dev, found.st_ino] = found.st_blocks * BLOCK
-    return len(sizes), sum(sizes.values())
 
 
 def _open(pid: int) -> list[Path]:

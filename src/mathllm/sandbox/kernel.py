@@ -35,6 +35,8 @@ FOLDER_BYTES = 64  # of a socket's path below the folder for what is temporary
 SOCKET_PATH_BYTES = 100  # the system's limit is 108 on Linux, 104 elsewhere
 LOG_BYTES = 1500
 REPORT_BYTES = 4096
+# Deleted files are searched for in every fifth look: that takes much longer than all else.
+LOOKS_A_SEARCH = 5
 GRACE_SECONDS = 1.0  # for a block to yield to the interrupt
 # What the program may have made in a file's place: a link, a pipe that nobody writes to, a file
 # with a lease on it. With these, opening it neither follows nor waits.
@@ -56,6 +58,7 @@ class Kernel:
         self._cause: str | None = None
         self._layers: list[str] | None = None
         self._killed = False
+        self._looks, self._held = 0, (0, 0)
         self.folder = children.temporary_folder("sandbox", _temporary())
         self._report = self.folder / "channel" / "layers.json"
         self._channel = Channel(self.folder / "channel", settings.output_chars)
@@ -152,7 +155,11 @@ class Kernel:
             return
         if footprint.threads(self.pid) > self._settings.processes:
             self.end(f"more than {self._settings.processes} threads")
-        elif cause := footprint.excess(self.folder, self.pid, self._settings.file_bytes):
+            return
+        if self._looks % LOOKS_A_SEARCH == 0:
+            self._held = footprint.deleted(self.folder, self.pid)
+        self._looks += 1
+        if cause := footprint.excess(self.folder, self._settings.file_bytes, self._held):
             self.end(cause)
 
     def end(self, cause: str | None = None) -> None:
