@@ -63,10 +63,8 @@ class Kernel:
         self._report = self.folder / "channel" / "layers.json"
         self._channel = Channel(self.folder / "channel", settings.output_chars)
         try:
-            self._channel.open()
             self._process = self._start()
         except BaseException:
-            self._channel.close()
             shutil.rmtree(self.folder, ignore_errors=True)
             raise
         self._due = time.monotonic() + settings.start_seconds
