@@ -78,6 +78,8 @@ def test_state_lasts_for_a_session_and_no_longer(pool: SandboxPool) -> None:
         ("len(str(2**100000))", "30103"),
         ("display(sqrt(8))", "2*sqrt(2)"),
         ("'Σ ≤ \\ud800'", "'Σ ≤ \\ud800'"),
+        ("print('Σ \\ud800 ≤')", "Σ \ufffd ≤"),
+        ("print('\\ud83d\\ude00', end='\\udc00')", "\U0001f600\ufffd"),
         ("import warnings; warnings.warn('noise'); 5", "5"),
         (
             "import threading\nt = threading.Thread(target=print, args=(7,)); t.start(); t.join()",
@@ -112,6 +114,10 @@ def test_what_is_printed_and_the_last_value(
         ("exit()", "SystemExit\n  line 1: exit()"),
         ("input()", None),
         ("class E(Exception):\n    def __str__(self): return 1\nraise E", None),
+        (
+            "raise ValueError('\\ud800')",
+            "ValueError: \ufffd\n  line 1: raise ValueError('\\ud800')",
+        ),
     ],
 )
 def test_an_exception_is_short_and_names_the_line(
@@ -137,6 +143,24 @@ def test_long_output_keeps_its_head_and_its_tail(talk: SandboxSession) -> None:
     assert "\nValueError: bbb" in output
     assert output.endswith("line 2: raise ValueError('b' * 5000)")
     assert talk.run("'c' * 30").output == repr("c" * 30)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        *["sys.stdout.close()", "sys.stdout = None", "del sys.stdout", "sys.stderr.close()"],
+        *["sys.__stdout__.close()", "os.close(1)", "os.close(2)", "os.closerange(0, 3)"],
+        *["del sys.stderr", "sys.stderr = sys.stdout = sys.__stdout__ = sys.__stderr__ = None"],
+        "sys.stdout = io.StringIO()",
+    ],
+)
+def test_output_that_is_closed_is_open_again_in_the_next_block(
+    talk: SandboxSession, code: str
+) -> None:
+    talk.run("kept = 5")
+    result = talk.run(f"import io, os, sys\n{code}")
+    assert result.fault is None
+    assert talk.run("print(kept)\nkept + 1").output == "5\n6"
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from mathllm.sandbox.inside import seccomp
 from mathllm.sandbox.kernel import INSIDE
 
 PREPARE = f"""
-import ctypes, errno, os, socket, subprocess, sys, threading
+import ctypes, errno, fcntl, os, socket, subprocess, sys, threading
 sys.path.insert(0, {str(INSIDE)!r})
 import audit, landlock, limits, seccomp
 own, other = sys.argv[1:]
@@ -117,6 +117,10 @@ assert refused(lambda: socket.getaddrinfo("localhost", 9))
 assert refused(lambda: os.kill(os.getppid(), 0))
 open(own + "/new", "w").write("x")
 os.rename(own + "/new", own + "/newer")
+with open(own + "/newer") as file:
+    fcntl.fcntl(file, fcntl.F_GETFD)
+    for command in (fcntl.F_SETLEASE, fcntl.F_NOTIFY, fcntl.F_SETOWN, fcntl.F_SETSIG):
+        assert refused(lambda: fcntl.fcntl(file, command, 1))
 """,
     )
 
@@ -210,7 +214,8 @@ def test_the_filter_says_what_it_should_on_both_machines(machine: str) -> None:
     assert error(seccomp.PRLIMIT, 0) is error(seccomp.PRLIMIT, 1234) is None
     assert error(seccomp.PRLIMIT, 1) == errno.EPERM
     assert error(seccomp.FCNTL, 1, 3) is None
-    assert error(seccomp.FCNTL, 1, 8) == errno.EPERM
+    for command in (8, 10, 15, 1024, 1026):  # owners of signals, leases, notes of changes
+        assert error(seccomp.FCNTL, 1, command) == errno.EPERM
     assert error(seccomp.PRCTL, 15) is None
     assert error(seccomp.PRCTL, 1) == errno.EPERM
     assert error((0, 63)) is None  # read

@@ -5,19 +5,20 @@ no sense is passed over.
 """
 
 import json
+import math
+import select
 import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import zmq
 from jupyter_client.session import Session
 
-# A kernel cuts its output itself; these bound what one that does not can make us hold.
-MESSAGE_BYTES = 256 << 10
-MESSAGES = 64
-TICK_MS = 50  # between two looks at the clock and the process
+from mathllm.sandbox.wire import Connection
+
+TICK_SECONDS = 0.05  # between two looks at the clock and the process
+ASK_SECONDS = 0.5  # between two questions to a kernel that has not answered yet
 PORTS = {"shell_port": 1, "iopub_port": 2, "stdin_port": 3, "control_port": 4, "hb_port": 5}
 
 
@@ -29,7 +30,10 @@ class Channel:
         self._address = folder / "socket"
         self._chars = chars
         self._session = Session(key=uuid.uuid4().hex.encode(), signature_scheme="hmac-sha256")
-        self._context: zmq.Context | None = None
+        self._shell = Connection(f"{self._address}-{PORTS['shell_port']}", "DEALER")
+        self._iopub = Connection(f"{self._address}-{PORTS['iopub_port']}", "SUB")
+        self._heard: set[str] = set()
+        self._asked = -math.inf
 
     def describe(self) -> None:
         """Write the file from which the kernel takes its addresses and the key."""
@@ -38,40 +42,21 @@ class Channel:
         known |= {"key": self._session.key.decode(), "signature_scheme": "hmac-sha256"}
         self.connection.write_text(json.dumps(known))
 
-    def open(self) -> None:
-        """Connect; the kernel need not be there yet."""
-        self._context = zmq.Context()
-        self._context.setsockopt(zmq.MAXMSGSIZE, MESSAGE_BYTES)
-        self._context.setsockopt(zmq.RCVHWM, MESSAGES)
-        self._context.setsockopt(zmq.LINGER, 0)
-        self._shell = self._context.socket(zmq.DEALER)
-        self._iopub = self._context.socket(zmq.SUB)
-        self._iopub.subscribe(b"")
-        self._shell.connect(f"ipc://{self._address}-{PORTS['shell_port']}")
-        self._iopub.connect(f"ipc://{self._address}-{PORTS['iopub_port']}")
-        self._poller = zmq.Poller()
-        self._poller.register(self._shell, zmq.POLLIN)
-        self._poller.register(self._iopub, zmq.POLLIN)
-
     def close(self) -> None:
-        if self._context is not None:
-            self._context.destroy(linger=0)
-            self._context = None
+        self._shell.close()
+        self._iopub.close()
 
-    def greet(self, deadline: float, alive: Callable[[], bool]) -> bool:
-        """Wait until both sockets answer, so that no later message is missed."""
-        heard = {"shell": False, "iopub": False}
-        asked = 0.0
-        while not all(heard.values()):
-            now = time.monotonic()
-            if now > deadline or not alive():
-                return False
-            if now - asked > 0.5:
-                self._session.send(self._shell, "kernel_info_request", {})
-                asked = now
-            for name, _ in self._receive():
-                heard[name] = True
-        return True
+    def answered(self) -> bool:
+        """Whether both sockets have answered, so that no later message is missed.
+
+        Asks now and then, and does not wait.
+        """
+        if self._shell.connect() and self._iopub.connect():
+            if time.monotonic() - self._asked > ASK_SECONDS:
+                self._asked = time.monotonic()
+                self._shell.send(self._session.serialize(self._session.msg("kernel_info_request")))
+            self._heard |= {name for name, _ in self._receive(0)}
+        return len(self._heard) == 2
 
     def send(self, code: str) -> "Pending":
         """Hand over a block; `wait` for it on what this returns."""
@@ -83,19 +68,27 @@ class Channel:
             "allow_stdin": False,
             "stop_on_error": False,
         }
-        request = self._session.send(self._shell, "execute_request", content)
+        request = self._session.msg("execute_request", content)
+        self._shell.send(self._session.serialize(request))
         return Pending(self, request["header"]["msg_id"], self._chars)
 
-    def _receive(self) -> list[tuple[str, dict[str, Any]]]:
-        """What has come within a tick, with the socket's name."""
+    def _receive(self, seconds: float) -> list[tuple[str, dict[str, Any]]]:
+        """What has come by now or comes within a time, with the socket's name."""
+        named = {"shell": self._shell, "iopub": self._iopub}
+        poller = select.poll()
+        for one in named.values():
+            if one.fileno() >= 0:
+                poller.register(one, select.POLLIN | (select.POLLOUT if one.is_full() else 0))
+        poller.poll(1000 * seconds)
         received = []
-        for socket, _ in self._poller.poll(TICK_MS):
-            try:
-                _, message = self._session.recv(socket, mode=zmq.NOBLOCK)
-            except Exception:  # forged, cut short, nested too deeply: anything may be wrong
-                continue
-            if isinstance(message, dict):
-                received.append(("shell" if socket is self._shell else "iopub", message))
+        for name, one in named.items():
+            one.flush()
+            for parts in one.receive():
+                try:
+                    message = self._session.deserialize(self._session.feed_identities(parts)[1])
+                except Exception:  # forged, cut short, nested too deeply: anything may be wrong
+                    continue
+                received.append((name, message))
         return received
 
 
@@ -113,14 +106,16 @@ class Pending:
 
     @property
     def text(self) -> str:
-        return "".join(self._parts).strip("\n")
+        text = "".join(self._parts).strip("\n")
+        # A surrogate on its own is no text that could be written anywhere.
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
     def wait(self, deadline: float, alive: Callable[[], bool]) -> bool:
         """Whether the block came to its end; False at the deadline or the kernel's death."""
         while not (self._idle and self.status):
             # In this order, so that what a dead kernel had sent is still read.
             living = alive()
-            received = self._channel._receive()
+            received = self._channel._receive(TICK_SECONDS)
             for name, message in received:
                 try:
                     self._take(name, message)

@@ -1,4 +1,4 @@
-"""One confined process: its start, its folder, its end, and a watch over what it takes.
+"""One confined process: its start, its folder, its blocks, its end.
 
 The process is confined by itself, before it runs anything of a model's (`inside/`); here are
 the environment it gets, the limits that it is told, and the means to end it whatever it does.
@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from mathllm import children
+from mathllm.sandbox import footprint
 from mathllm.sandbox.channel import Channel, Pending
 from mathllm.sandbox.result import SandboxSettings
 
@@ -31,13 +33,18 @@ SYSTEM = (
 )
 FOLDER_BYTES = 64  # of a socket's path below the folder for what is temporary
 SOCKET_PATH_BYTES = 100  # the system's limit is 108 on Linux, 104 elsewhere
-LOG_CHARS = 1500
-FILES = 1000  # in a session's folder
+LOG_BYTES = 1500
+REPORT_BYTES = 4096
+# Deleted files are searched for in every fifth look: that takes much longer than all else.
+LOOKS_A_SEARCH = 5
 GRACE_SECONDS = 1.0  # for a block to yield to the interrupt
+# What the program may have made in a file's place: a link, a pipe that nobody writes to, a file
+# with a lease on it. With these, opening it neither follows nor waits.
+READ_ONLY = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class KernelError(RuntimeError):
-    """A kernel that does not start: a fault of the installation, with the kernel's own words."""
+    """No kernel for a session: none starts, with its own words, or none is free in time."""
 
 
 class Kernel:
@@ -49,22 +56,25 @@ class Kernel:
     def __init__(self, settings: SandboxSettings):
         self._settings = settings
         self._cause: str | None = None
-        self._ready = self._killed = False
-        self._folder = children.temporary_folder("sandbox", _temporary())
-        self._report = self._folder / "channel" / "layers.json"
-        self._channel = Channel(self._folder / "channel", settings.output_chars)
+        self._layers: list[str] | None = None
+        self._killed = False
+        self._looks, self._held = 0, (0, 0)
+        self.folder = children.temporary_folder("sandbox", _temporary())
+        self._report = self.folder / "channel" / "layers.json"
+        self._channel = Channel(self.folder / "channel", settings.output_chars)
         try:
             self._process = self._start()
         except BaseException:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            shutil.rmtree(self.folder, ignore_errors=True)
             raise
+        self._due = time.monotonic() + settings.start_seconds
 
     def _start(self) -> "subprocess.Popen[bytes]":
-        work = self._folder / "work"
-        for folder in (work, self._folder / "channel"):
+        work = self.folder / "work"
+        for folder in (work, self.folder / "channel"):
             folder.mkdir()
         self._channel.describe()
-        with (self._folder / "log").open("wb") as log:
+        with (self.folder / "log").open("wb") as log:
             return subprocess.Popen(
                 [sys.executable, "-I", "-B", str(INSIDE), json.dumps(self._order())],
                 env=_environment(work),
@@ -80,40 +90,48 @@ class Kernel:
         return self._process.pid
 
     def alive(self) -> bool:
-        return self._process.poll() is None
+        """Whether it runs, and has not been told to end."""
+        return not self._killed and self._process.poll() is None
 
     def layers(self) -> list[str] | None:
         """What confines it, in its own words before a model's code ran; None until known."""
-        try:
-            return json.loads(self._report.read_text())
-        except OSError:
-            return None
+        if self._layers is None and self._report.exists():
+            said = json.loads(_read(self._report, REPORT_BYTES))
+            seen = ["deleted files counted"] if footprint.sees_deleted(self.pid) else []
+            self._layers = [*map(str, said), *seen]
+        return self._layers
 
-    def wait_ready(self) -> None:
-        """Wait until blocks can be sent; KernelError where that does not come."""
-        if not self._ready:
-            self._channel.open()
-            deadline = time.monotonic() + self._settings.start_seconds
-            self._ready = self._channel.greet(deadline, self.alive)
-        if not (self._ready and self.alive()):
-            log = (self._folder / "log").read_text(errors="replace")[-LOG_CHARS:].strip()
+    def ready(self) -> bool:
+        """Whether blocks can be sent; does not wait. KernelError where that will not come."""
+        if self.alive() and self._channel.answered():
+            self.layers()  # before anything else could write what it reads
+            return True
+        if not self.alive() or time.monotonic() > self._due:
+            log = _read(self.folder / "log", LOG_BYTES, end=True).decode(errors="replace").strip()
             raise KernelError(f"a kernel of the sandbox did not start ({self.death()}): {log}")
+        return False
 
-    def run(self, code: str) -> tuple[Pending, str | None]:
-        """Run a block; what came of it, and why it was not left to itself.
+    def run(self, code: str, deadline: float | None = None) -> tuple[Pending, str | None]:
+        """Run a block, until `deadline` at the most; what came of it, and why it was stopped.
 
         Where it does not yield after its time, the kernel is killed: see `alive`.
         """
+        now = time.monotonic()
+        end, fault = now + self._settings.seconds, f"timed out after {self._settings.seconds:g} s"
+        if deadline is not None and deadline < end:
+            end, fault = deadline, f"stopped after {max(0, deadline - now):.1f} s, at the deadline"
         pending = self._channel.send(code)
-        if pending.wait(time.monotonic() + self._settings.seconds, self.alive):
+        if pending.wait(end, self.alive):
             return pending, None
         if not self.alive():
             return pending, self.death()
+        grace = time.monotonic() + GRACE_SECONDS
+        grace = grace if deadline is None else min(grace, deadline)
         with suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGINT)
-        if not pending.wait(time.monotonic() + GRACE_SECONDS, self.alive):
-            self.kill()
-        return pending, f"timed out after {self._settings.seconds:g} s"
+        if not pending.wait(grace, self.alive):
+            self.end()
+        return pending, fault
 
     def death(self) -> str:
         """How it ended, in one line."""
@@ -133,46 +151,44 @@ class Kernel:
         """End it where it has too many threads or files; what no limit of its own holds."""
         if not self.alive():
             return
-        if _threads(self.pid) > self._settings.processes:
-            self._cause = f"more than {self._settings.processes} threads"
-        elif not _fits(self._folder, self._settings.file_bytes):
-            self._cause = f"more than {FILES} files or {self._settings.file_bytes} bytes of files"
-        if self._cause:
-            self.kill()
+        if footprint.threads(self.pid) > self._settings.processes:
+            self.end(f"more than {self._settings.processes} threads")
+            return
+        if self._looks % LOOKS_A_SEARCH == 0:
+            self._held = footprint.deleted(self.folder, self.pid)
+        self._looks += 1
+        if cause := footprint.excess(self.folder, self._settings.file_bytes, self._held):
+            self.end(cause)
 
-    def kill(self) -> None:
-        """End the process and all of its group, and wait for it."""
+    def end(self, cause: str | None = None) -> None:
+        """Kill the process and all of its group. Does not wait: see `gone`."""
+        self._cause = self._cause or cause
         if not self._killed:  # once: later its number may be another's
             self._killed = True
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signal.SIGKILL)
         self._process.kill()
-        self._process.wait()
 
-    def release(self) -> None:
-        """Kill it and let go of its sockets; for the thread that used them."""
-        self.kill()
+    def gone(self) -> bool:
+        """Whether the process has ended, and its folder can be deleted."""
+        return self._process.poll() is not None
+
+    def close(self) -> None:
+        """End it and let go of its sockets; for the thread that uses them."""
+        self.end()
         self._channel.close()
-
-    def discard(self) -> None:
-        """Kill it and leave no file of it."""
-        self.kill()
-        try:
-            shutil.rmtree(self._folder, ignore_errors=True)
-        except RecursionError:  # folders in folders, deeper than Python follows
-            subprocess.run(["rm", "-rf", "--", str(self._folder)], check=False)
 
     def _order(self) -> dict[str, Any]:
         """What the child is told: its folders, what it may read, its limits."""
         origins = [_origin(name) for name in PACKAGES]
         packages = sorted({str(origin.parents[1]) for origin in origins})
         prefixes = {sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix}
-        must_read = [*map(str, origins), os.__file__, sys.executable, str(self._folder.parent)]
+        must_read = [*map(str, origins), os.__file__, sys.executable, str(self.folder.parent)]
         return {
             "parent": os.getpid(),
-            "folder": str(self._folder),
-            "work": str(self._folder / "work"),
-            "channel": str(self._folder / "channel"),
+            "folder": str(self.folder),
+            "work": str(self.folder / "work"),
+            "channel": str(self.folder / "channel"),
             "connection": str(self._channel.connection),
             "report": str(self._report),
             "packages": packages,
@@ -219,26 +235,16 @@ def _origin(package: str) -> Path:
     return Path(spec.origin)
 
 
-def _threads(pid: int) -> int:
-    """Threads of a process; 0 where the system does not tell."""
+def _read(path: Path, most: int, end: bool = False) -> bytes:
+    """The beginning or the end of a regular file; nothing of anything else."""
     try:
-        status = Path(f"/proc/{pid}/status").read_text()
+        descriptor = os.open(path, READ_ONLY)
     except OSError:
-        return 0
-    return next((int(line[8:]) for line in status.splitlines() if line.startswith("Threads:")), 0)
-
-
-def _fits(folder: Path, limit: int) -> bool:
-    """Whether a folder's files are few and small enough. Links are not followed."""
-    waiting, count, size = [str(folder)], 0, 0
-    while waiting:
-        with suppress(OSError), os.scandir(waiting.pop()) as entries:
-            for entry in entries:
-                count += 1
-                with suppress(OSError):
-                    size += entry.stat(follow_symlinks=False).st_blocks * 512
-                if entry.is_dir(follow_symlinks=False):
-                    waiting.append(entry.path)
-                if count > FILES or size > limit:
-                    return False
-    return True
+        return b""
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            return b""
+        return os.pread(descriptor, most, max(0, found.st_size - most) if end else 0)
+    finally:
+        os.close(descriptor)

@@ -4,20 +4,19 @@ Nothing of a session survives: its kernel is killed and its folder deleted.
 """
 
 import atexit
-import queue
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from mathllm.sandbox.keeper import WATCH_SECONDS, Keeper
 from mathllm.sandbox.kernel import Kernel, KernelError
 from mathllm.sandbox.result import SandboxSettings, ToolResult
 
-WATCH_SECONDS = 0.1
-# Kernels that fail one after another before the pool gives up on a session or a block.
-ATTEMPTS = 3
+KEEPERS = 10  # that a pool starts in its life, should one end by itself
 FRESH = "a new kernel takes over: all variables are gone"
 KEPT = "the block was interrupted; variables are kept"
+NO_TIME = "no time was left to run the block"
 
 
 class SandboxPool:
@@ -29,11 +28,9 @@ class SandboxPool:
     def __init__(self, settings: SandboxSettings | None = None):
         self._settings = settings or SandboxSettings()
         self._places = threading.BoundedSemaphore(self._settings.size)
-        self._fresh: queue.Queue[Kernel | Exception] = queue.Queue()
-        self._used: queue.Queue[Kernel] = queue.Queue()
-        self._wake, self._closing, self._known = (threading.Event() for _ in range(3))
-        self._layers: list[str] = []
-        self._keeper: threading.Thread | None = None
+        self._closing = threading.Event()
+        self._lock = threading.Lock()
+        self._keepers: list[Keeper] = []  # the last one is in charge
 
     def __enter__(self) -> "SandboxPool":
         self.start()
@@ -44,18 +41,17 @@ class SandboxPool:
 
     def start(self) -> None:
         """Start the kernels and return at once; the first sessions wait for theirs."""
-        if self._keeper is None:
-            # One thread for the pool's whole life: kernels end with the thread that made them.
-            self._keeper = threading.Thread(target=self._keep, name="sandbox", daemon=True)
-            self._keeper.start()
-            atexit.register(self.close)
+        with self._lock:
+            if not self._keepers:
+                self._add_keeper()
+                atexit.register(self.close)
 
     def close(self) -> None:
         """End all kernels, those that sessions still hold too."""
-        self._closing.set()
-        self._wake.set()
-        if self._keeper is not None:
-            self._keeper.join()
+        with self._lock:
+            self._closing.set()
+        for keeper in self._keepers[-1:]:
+            keeper.close()
             atexit.unregister(self.close)
 
     @property
@@ -66,99 +62,87 @@ class SandboxPool:
     @property
     def layers(self) -> list[str]:
         """What confines the kernels here, by name; waits for the first kernel to say so."""
-        self._require_started()
-        self._known.wait(self._settings.start_seconds)
-        return list(self._layers)
+        return self._keeper().layers(time.monotonic() + self._settings.start_seconds)
 
     @contextmanager
-    def session(self) -> Iterator["SandboxSession"]:
-        """A kernel with nothing but the preloaded names in it; waits for a free place."""
-        self._require_started()
-        with self._places:
-            session = SandboxSession(self, self._settings)
+    def session(self, deadline: float | None = None) -> Iterator["SandboxSession"]:
+        """A kernel with nothing but the preloaded names in it; waits for a free place.
+
+        `deadline` is a time.monotonic(); without one, neither the place nor the kernel is
+        waited for longer than a kernel may take to start. KernelError where it comes to that.
+        """
+        self._take_place(deadline)
+        try:
+            session = SandboxSession(self, self._settings, deadline)
             try:
                 yield session
             finally:
                 session._end()
-
-    def _require_started(self) -> None:
-        if self._keeper is None or self._closing.is_set():
-            raise RuntimeError("the sandbox is not running: call start() before, close() after")
-
-    def _take(self) -> Kernel:
-        """The kernel that has been ready longest, once it is."""
-        fault: Exception | None = None
-        for _ in range(ATTEMPTS):
-            while True:
-                self._require_started()
-                try:
-                    kernel = self._fresh.get(timeout=WATCH_SECONDS)
-                    break
-                except queue.Empty:
-                    continue
-            if isinstance(kernel, Exception):
-                fault = kernel
-                continue
-            try:
-                kernel.wait_ready()
-            except KernelError as error:
-                fault = error
-                kernel.release()
-                self._give_back(kernel)
-            else:
-                return kernel
-        raise KernelError(str(fault)) from fault
-
-    def _give_back(self, kernel: Kernel) -> None:
-        """A kernel that is done with; another one is started in its place."""
-        self._used.put(kernel)
-        self._wake.set()
-
-    def _keep(self) -> None:
-        """Start, watch and discard kernels until the pool closes."""
-        kernels: list[Kernel] = []
-        wanted = self._settings.size + self._settings.spares
-        try:
-            while not self._closing.is_set():
-                self._wake.clear()
-                while not self._used.empty():
-                    used = self._used.get()
-                    kernels.remove(used)
-                    used.discard()
-                while len(kernels) < wanted and not self._closing.is_set():
-                    try:
-                        kernels.append(Kernel(self._settings))
-                    except Exception as error:
-                        # For whoever waits for a kernel; the next try comes a tick later.
-                        if self._fresh.empty():
-                            self._fresh.put(error)
-                        break
-                    self._fresh.put(kernels[-1])
-                for kernel in kernels:
-                    kernel.watch()
-                    if not self._known.is_set() and (layers := kernel.layers()):
-                        self._layers = layers
-                        self._known.set()
-                self._wake.wait(WATCH_SECONDS)
         finally:
-            for kernel in kernels:
-                kernel.discard()
+            self._places.release()
+
+    def _take_place(self, deadline: float | None) -> None:
+        begin = time.monotonic()
+        limit = begin + self._settings.start_seconds if deadline is None else deadline
+        while True:
+            self._keeper()
+            left = limit - time.monotonic()
+            if self._places.acquire(timeout=min(max(left, 0), WATCH_SECONDS)):
+                return
+            if left <= 0:
+                raise KernelError(
+                    f"no place in the sandbox became free within {max(limit - begin, 0):.3g} s: "
+                    f"{self.size} sessions are open"
+                )
+
+    def _take(self, deadline: float | None) -> tuple[Keeper, Kernel]:
+        """A kernel that is ready, and whom to give it back to."""
+        limit = time.monotonic() + self._settings.start_seconds
+        limit = limit if deadline is None else min(limit, deadline)
+        while True:
+            keeper = self._keeper()
+            if (kernel := keeper.take(limit)) is not None:
+                return keeper, kernel
+
+    def _keeper(self) -> Keeper:
+        """Who has kernels; another one where the last has ended, though it should not."""
+        if not self._keepers or self._closing.is_set():
+            raise RuntimeError("the sandbox is not running: call start() before, close() after")
+        with self._lock:
+            if not self._keepers[-1].alive() and not self._closing.is_set():
+                if len(self._keepers) == KEEPERS:
+                    raise KernelError(f"the sandbox ended by itself {KEEPERS} times")
+                self._add_keeper()
+            return self._keepers[-1]
+
+    def _add_keeper(self) -> None:
+        keeper = Keeper(self._settings)
+        keeper.start()
+        self._keepers.append(keeper)
 
 
 class SandboxSession:
     """One kernel's namespace, block after block. For one thread at a time."""
 
-    def __init__(self, pool: SandboxPool, settings: SandboxSettings):
+    def __init__(self, pool: SandboxPool, settings: SandboxSettings, deadline: float | None):
         self._pool = pool
         self._settings = settings
-        self._kernel: Kernel | None = pool._take()
+        self._keeper: Keeper | None = None
+        self._kernel: Kernel | None = None
+        self._take(deadline)
 
-    def run(self, code: str) -> ToolResult:
-        """Run a block. Whatever it does, this returns; KernelError where no kernel starts."""
-        if self._kernel is None:
-            self._kernel = self._pool._take()
+    def run(self, code: str, deadline: float | None = None) -> ToolResult:
+        """Run a block, no longer than until `deadline`, a time.monotonic().
+
+        Whatever it does, this returns; KernelError where no kernel starts.
+        """
         begin = time.monotonic()
-        pending, fault = self._kernel.run(code)
+        if deadline is not None and deadline <= begin:
+            return ToolResult(f"[{NO_TIME}]", False, 0.0, NO_TIME)
+        if self._kernel is None:
+            self._take(deadline)
+            begin = time.monotonic()
+        pending, fault = self._kernel.run(code, deadline)
         seconds = time.monotonic() - begin
         parts = [pending.text]
         if fault is not None:
@@ -169,8 +153,10 @@ class SandboxSession:
         ok = fault is None and pending.status == "ok"
         return ToolResult("\n".join(filter(None, parts)), ok, seconds, fault)
 
+    def _take(self, deadline: float | None) -> None:
+        self._keeper, self._kernel = self._pool._take(deadline)
+
     def _end(self) -> None:
         if self._kernel is not None:
-            self._kernel.release()
-            self._pool._give_back(self._kernel)
-            self._kernel = None
+            kernel, self._kernel = self._kernel, None
+            self._keeper.give_back(kernel)

@@ -33,6 +33,8 @@ CHANGES = {
     "os.rename": 2,
     "os.link": 2,
 }
+# F_SETOWN, F_SETSIG, F_SETOWN_EX, F_SETLEASE, F_NOTIFY: signals to others, others made to wait.
+FCNTL_REFUSED = frozenset((8, 10, 15, 1024, 1026))
 READS = frozenset(("os.listdir", "os.scandir", "os.listxattr", "os.getxattr"))
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")
@@ -52,7 +54,7 @@ def _hook(
     # module's names changes nothing.
     realpath, fspath, fsdecode, own = os.path.realpath, os.fspath, os.fsdecode, os.getpid()
     refused, changes, reads, writing_flags = REFUSED, CHANGES, READS, WRITING
-    separator = os.sep
+    control, separator = FCNTL_REFUSED, os.sep
 
     def lies_in(path: Any, folders: tuple[str, ...]) -> bool:
         if path is None or isinstance(path, int):  # the current folder, an open descriptor
@@ -74,6 +76,8 @@ def _hook(
             allowed = lies_in(args[1], changing)
         elif event == "os.kill":
             allowed = args[0] == own
+        elif event == "fcntl.fcntl":
+            allowed = args[1] not in control
         else:
             return
         if not allowed:

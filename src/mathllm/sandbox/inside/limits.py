@@ -130,7 +130,8 @@ def _threads_of_user() -> int:
     count = 0
     for status in Path("/proc").glob("[0-9]*/status"):
         with suppress(OSError, ValueError, KeyError):
-            fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
-            if int(fields["Uid"].split()[0]) == os.getuid():
-                count += int(fields["Threads"])
+            # Bytes: the first line is the process's name, which may be any.
+            fields = dict(line.split(b":", 1) for line in status.read_bytes().splitlines())
+            if int(fields[b"Uid"].split()[0]) == os.getuid():
+                count += int(fields[b"Threads"])
     return count

@@ -25,6 +25,8 @@ AF_UNIX, DATAGRAM, SOCKET_KIND = 1, 2, 0xF
 CLONE_THREAD = 0x10000
 # Who gets signals about a descriptor, and which: a way to signal others.
 FCNTL_OWNERS = (8, 10, 15)  # F_SETOWN, F_SETSIG, F_SETOWN_EX
+# Who opens a file with a lease on it waits for the holder, up to 45 s.
+FCNTL_REFUSED = (*FCNTL_OWNERS, 1024, 1026)  # F_SETLEASE, F_NOTIFY
 IOCTL_OWNERS = (0x8901, 0x8902, 0x5412)  # FIOSETOWN, SIOCSPGRP, TIOCSTI
 PRCTL_REFUSED = (1, 4, 35, 0x59616D61)  # death signal, dumpable, memory map, tracer
 
@@ -201,7 +203,7 @@ def program(machine: str, pid: int) -> list[Step]:
     steps += _when(EQUAL, PRLIMIT[column], body)
     for call, argument, values in (
         (PRCTL, 0, PRCTL_REFUSED),
-        (FCNTL, 1, FCNTL_OWNERS),
+        (FCNTL, 1, FCNTL_REFUSED),
         (IOCTL, 1, IOCTL_OWNERS),
     ):
         body = [(LOAD, 0, 0, ARGUMENTS + 8 * argument)]

@@ -1,6 +1,7 @@
 """The kernel itself: what is preloaded, how values and exceptions look, how output is cut."""
 
 import io
+import json
 import linecache
 import os
 import sys
@@ -48,6 +49,9 @@ class Tap(io.TextIOBase):
     def flush(self) -> None:
         self._stream.flush()
 
+    def close(self) -> None:
+        """Stay open: what later blocks print comes through here too."""
+
     def set_parent(self, parent: dict[str, Any]) -> None:
         """ipykernel's word on which block the text from here on belongs to."""
         self._stream.set_parent(parent)
@@ -69,6 +73,9 @@ class Nowhere(io.TextIOBase):
     def write(self, text: str) -> int:
         return len(text)
 
+    def close(self) -> None:
+        """Stay open: it serves all blocks."""
+
 
 def serve(connection: str, output_chars: int) -> None:
     """Become the kernel that this connection file describes. Does not return."""
@@ -87,8 +94,22 @@ def serve(connection: str, output_chars: int) -> None:
     config.InteractiveShell.cache_size = 0
     app = kernelapp.IPKernelApp.instance(config=config)
     app.initialize([])
+    app.session.pack = _packer(app.session.pack)
     _prepare(app.shell, output_chars)
     app.start()
+
+
+def _packer(usual: Callable[[Any], bytes]) -> Callable[[Any], bytes]:
+    """What turns a message's part into bytes, for text with lone surrogates in it too."""
+    from jupyter_client.jsonutil import json_default
+
+    def pack(part: Any) -> bytes:
+        try:
+            return usual(part)
+        except UnicodeEncodeError:
+            return json.dumps(part, default=json_default).encode()
+
+    return pack
 
 
 def _prepare(shell: Any, output_chars: int) -> None:
@@ -97,9 +118,16 @@ def _prepare(shell: Any, output_chars: int) -> None:
     shell.ex(PRELOAD)
     # IPython's own would end the kernel; these end the block.
     shell.push({"exit": sys.exit, "quit": sys.exit})
-    tap = Tap(sys.stdout, output_chars)
-    sys.stdout, sys.stderr = tap, Nowhere()
+    tap, nowhere = Tap(sys.stdout, output_chars), Nowhere()
+
+    def restore(*_: object) -> None:
+        sys.stdout, sys.stderr = tap, nowhere
+
+    restore()
+    shell.events.register("pre_run_cell", restore)
     shell.events.register("post_run_cell", tap.finish)
+    # The kernel itself flushes what it finds there after a block.
+    shell.events.register("post_run_cell", restore)
     shell.display_trap.hook = _shower(shell)
     shell.display_pub.publish = lambda data, **_: print(data.get("text/plain", ""))
 
