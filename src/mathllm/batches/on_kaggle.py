@@ -8,7 +8,6 @@ one archive among its output.
 
 import hashlib
 import json
-import tarfile
 import tempfile
 import time
 from pathlib import Path
@@ -25,8 +24,10 @@ from mathllm.delivery.client import Kaggle
 from mathllm.delivery.replies import COMPLETE, ENDED, Pushed
 from mathllm.delivery.runs import fetch_output
 from mathllm.errors import DeliveryError, TryAgainError
+from mathllm.files import is_full
 from mathllm.paths import BOOTSTRAP
 from mathllm.settings import CURRENT
+from mathllm.unpacking import UnpackError
 
 ARCHIVE = "run.tar"  # among the output of a kernel
 SLACK_MINUTES = 20.0  # for the session's start, over a run's own limit
@@ -167,7 +168,9 @@ class OnKaggle:
             brought = Path(temporary) / "run"
             try:
                 unpack((output / ARCHIVE).read_bytes(), brought)
-            except (OSError, tarfile.TarError):
+            except (OSError, UnpackError) as fault:
+                if is_full(fault):
+                    raise
                 why = f"the kernel {ref} ended with status {status}"
                 write_status(folder, KILLED, f"{why}{f': {message}' if message else ''}")
                 return
