@@ -20,6 +20,7 @@ from mathllm.batches.runs import Run
 from mathllm.batches.workdir import KILLED, ORDER, BatchFolder, write_status
 from mathllm.competition.bundle import manifest
 from mathllm.competition.bundle.metadata import KERNEL_TITLE, placeholders, slugify
+from mathllm.competition.bundle.secrets import secret_in
 from mathllm.delivery.client import Kaggle
 from mathllm.delivery.replies import COMPLETE, ENDED, Pushed
 from mathllm.delivery.runs import fetch_output
@@ -107,6 +108,12 @@ class OnKaggle:
         """Have the run on Kaggle, running or ended well; its kernel."""
         order = (self._place.run(run_id) / ORDER).read_text(encoding="utf-8")
         plain = {k: v for k, v in json.loads(order).items() if k in ("id", "steps")}
+        for step in plain["steps"]:
+            if found := secret_in(f"{step['notebook']}\n{json.dumps(step['parameters'])}".encode()):
+                raise DeliveryError(
+                    f"the notebook or the parameters of {step['name']} hold {found[1]}: take it "
+                    "out before anything is uploaded"
+                )
         made = json.dumps([plain, self._sources, self._minutes], sort_keys=True)
         mark = f"run {run_id} {hashlib.sha256(made.encode()).hexdigest()[:16]}"
         names = placeholders(self._kaggle.user, self._name(run_id), self._accelerator, CURRENT.slug)
