@@ -6,7 +6,6 @@ What an archive says of itself is not believed: bytes are counted as they come.
 import errno
 import gzip
 import io
-import lzma
 import shutil
 import stat
 import struct
@@ -18,10 +17,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+try:
+    from lzma import LZMAError
+except ImportError:  # a Python that was built without it, which zipfile does without as well
+    LZMAError = zlib.error
+
 # What zipfile raises for a file that is damaged, or that it cannot read. RuntimeError is a
 # password, NotImplementedError a compression or version that it does not know.
 ZIP_FAULTS = (
-    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, ValueError),
+    *(zipfile.BadZipFile, zlib.error, LZMAError, struct.error, EOFError, ValueError),
     *(OverflowError, RuntimeError, NotImplementedError, KeyError, IndexError),
 )
 PART_BYTES, PATH_BYTES = 255, 1000  # of a name, of all of a path: what file systems take
