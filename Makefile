@@ -12,6 +12,10 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
 # Where torch alone comes from; empty is pip's usual index, which on Linux means a CUDA build.
 TORCH_INDEX ?=
 
+# Any word here installs without comparing packages with the sums in requirements.lock, for an
+# index that builds its own wheels.
+UNCHECKED ?=
+
 # A folder that holds backbone/ and trm/. Flags of build.py's commands, for instance
 # TRAIN_FLAGS="-p epochs 2" or REHEARSE_FLAGS="--problems my.csv".
 WEIGHTS ?= assets/tiny
@@ -35,24 +39,28 @@ PYTEST := $(VENV)/bin/pytest --numprocesses $(TEST_JOBS) --dist loadgroup
 RUN := $(PY) build.py run --html
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-all lint pairs train evaluate vendor rehearse clean
+.PHONY: help setup lock test test-all lint pairs train evaluate vendor rehearse clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
 
 setup: $(READY) ## .venv with the pinned packages, from nothing
 
-$(READY): requirements.txt pyproject.toml
+$(READY): requirements.txt requirements.lock pyproject.toml
 	@$(or $(PYTHON),false) -c '$(SUPPORTED)' 2>/dev/null || \
 	{ echo "error: Python 3.11 or 3.12 is needed and '$(or $(PYTHON),python3)' is neither:" \
 	"make setup PYTHON=/path/to/python3.11" >&2; exit 2; }
 	$(PYTHON) -m venv --clear $(VENV)
-	@echo "installing torch, then the rest: some minutes the first time"
+	@echo "installing packages, then torch: some minutes the first time"
+	$(PY) .ci/packages.py install $(if $(UNCHECKED),--unchecked)
 	$(PY) -m pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$$(grep '^torch==' requirements.txt)"
-	$(PY) -m pip install --quiet -r requirements.txt
+	$(PY) .ci/packages.py complete
 	$(PY) -m pip install --quiet --no-build-isolation --no-deps -e .
 	@$(PY) build.py wheels >/dev/null || echo "warning: build.py vendor will ask the network again"
 	@touch $@
+
+lock: setup ## requirements.lock anew, after a change of requirements.txt
+	$(PY) .ci/packages.py lock
 
 test: setup ## the tests to run after a change: all but the slow ones
 	HYPOTHESIS_PROFILE=fast $(PYTEST) -m "not slow"
@@ -61,9 +69,10 @@ test: setup ## the tests to run after a change: all but the slow ones
 test-all: $(if $(TESTED),setup,test) ## every test; TESTED=yes leaves out what make test has just passed
 	HYPOTHESIS_PROFILE=full $(PYTEST) -m "slow or hypothesis"
 
-lint: setup ## ruff, without changing anything
+lint: setup ## ruff, without changing anything, and whether the lock is the pins'
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) .ci/packages.py check
 
 pairs: setup ## every notebook agrees with its .py and has no outputs
 	$(PY) .ci/pairs.py

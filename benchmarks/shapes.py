@@ -69,7 +69,9 @@ def build(
     config = backbone_config(shape)
     with torch.device(device):
         # Not `.to(dtype)`: that would round the rotary frequencies too.
-        backbone = AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
+        backbone = AutoModelForCausalLM.from_config(
+            config, dtype=dtype, trust_remote_code=False
+        ).eval()
         model = RecursiveLM(backbone, TRMConfig.for_backbone(config, **trm)).eval()
     for _, parameter in model.trm_parameters():
         parameter.data = parameter.data.to(trm_dtype or dtype)

@@ -17,6 +17,7 @@ from mathllm import errors, pages
 from mathllm.parameters import parse_parameters, read_declarations
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+_ASKED = "StdinNotImplementedError"  # what a kernel raises where it may not ask
 _COLUMNS = re.compile(r"\S {2,}\S|\t|[│┃|]\s.*[│┃|]$", re.MULTILINE)
 # Of an output's forms the first that it has. Scripts and widgets are none: pages run nothing.
 _SHOWN = ("text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg")
@@ -56,6 +57,11 @@ def run_notebook(notebook: Path, output: Path, pairs: Sequence[tuple[str, str]])
         kind = getattr(errors, fault.ename, None)
         if isinstance(kind, type) and issubclass(kind, errors.UserError):
             raise kind(fault.evalue) from None
+        if fault.ename == _ASKED:
+            raise errors.ParameterError(
+                f"{notebook}: cell {fault.cell_index + 1} waits for somebody to type (input or "
+                "getpass), and nobody is there: make what it asks for a parameter"
+            ) from None
         raise NotebookError("\n".join(fault.traceback)) from None
 
 

@@ -7,7 +7,6 @@ it, because whoever runs it may have put other values in.
 
 import ast
 import difflib
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -15,8 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from mathllm.errors import ParameterError
+from mathllm.files import is_file, read_json
+from mathllm.wording import NAMED, brief, shown
 
 TYPES = {"str": str, "int": int, "float": float, "bool": bool}
+MOST = 2**63 - 1  # of an int: what files and other languages hold
+_LITERAL = 10_000  # characters of a value that is not a text
 _MISSING = object()
 
 
@@ -36,12 +39,15 @@ def _type_name(declared: Any) -> str:
 
 
 def _fits(value: Any, type_name: str) -> bool:
-    """bool is no number, and a float is a finite one; an int will do for a float."""
+    """bool is no number, a float is a finite one, and an int one of 64 bits, which will do for
+    a float."""
     expected = TYPES.get(type_name)
     if expected is None:
         return True
     if isinstance(value, bool) or expected is bool:
         return isinstance(value, bool) and expected is bool
+    if isinstance(value, int) and abs(value) > MOST:
+        return False
     if expected is float:
         return isinstance(value, (int, float)) and math.isfinite(value)
     return isinstance(value, expected)
@@ -52,6 +58,11 @@ def _shown(type_name: str) -> str:
     return {"float": "a finite float", "bool": "a bool, True or False", "int": "an int"}.get(
         type_name, f"a {type_name}"
     )
+
+
+def _size(value: Any) -> str:
+    huge = isinstance(value, int) and abs(value) > MOST
+    return f" between -{MOST} and {MOST}" if huge else ""
 
 
 def check_parameters(given: Mapping[str, Any], declared: Mapping[str, Any]) -> None:
@@ -69,8 +80,8 @@ def check_parameters(given: Mapping[str, Any], declared: Mapping[str, Any]) -> N
             )
         if not _fits(value, type_name):
             raise ParameterError(
-                f"parameter {name} is {value!r} ({type(value).__name__}): "
-                f"it must be {_shown(type_name)}"
+                f"parameter {name} is {shown(value)} ({type(value).__name__}): "
+                f"it must be {_shown(type_name)}{_size(value)}"
             )
 
 
@@ -79,23 +90,24 @@ def read_declarations(notebook: Path) -> list[Declared]:
 
     Raises ParameterError when the file is no notebook or has no such cell.
     """
-    if not notebook.is_file():
+    if not is_file(notebook):
         raise ParameterError(f"no notebook {notebook}: give the path of an .ipynb file")
     try:
-        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+        cells = read_json(notebook)["cells"]
         tagged = [c for c in cells if "parameters" in c.get("metadata", {}).get("tags", [])]
-    except (ValueError, KeyError, TypeError, AttributeError) as fault:
+        source = "".join(tagged[0]["source"]) if tagged else ""
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as fault:
         raise ParameterError(
-            f"{notebook} is not a notebook ({fault!r}): give the .ipynb of a pair, not its .py"
+            f"{notebook} is not a notebook ({shown(fault)}): give the .ipynb of a pair, not its .py"
         ) from fault
     if not tagged:
         raise ParameterError(f"{notebook} has no cell tagged 'parameters': tag one")
-    source = "".join(tagged[0]["source"])
     try:
         tree = ast.parse(source)
-    except SyntaxError as fault:
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as fault:
+        why = brief(getattr(fault, "msg", fault) or type(fault).__name__)
         raise ParameterError(
-            f"{notebook}: the cell tagged 'parameters' is not Python ({fault}): mend that cell"
+            f"{notebook}: the cell tagged 'parameters' is not Python ({why}): mend that cell"
         ) from fault
     lines = source.splitlines()
     return [found for node in tree.body if (found := _declaration(node, lines))]
@@ -116,7 +128,7 @@ def _declaration(node: ast.stmt, lines: list[str]) -> Declared | None:
 def mend_name(name: str, known: Iterable[str]) -> str:
     """What to do about a name that is not among the known ones, for an error's last words."""
     known = list(known)
-    near = difflib.get_close_matches(name, known, n=1)
+    near = difflib.get_close_matches(name[:NAMED], known, n=1)
     return f"did you mean {near[0]}?" if near else f"it has {', '.join(known)}"
 
 
@@ -133,7 +145,7 @@ def parse_parameters(
     for name, text in pairs:
         if name not in known:
             mend = mend_name(name, known)
-            raise ParameterError(f"parameter {name} is unknown to this notebook: {mend}")
+            raise ParameterError(f"parameter {brief(name)} is unknown to this notebook: {mend}")
         values[name] = parse_value(name, text, known[name].type_name)
     required = {d.name: d.type_name for d in known.values() if not d.has_default}
     check_parameters(values, required)
@@ -145,8 +157,8 @@ def parse_value(name: str, text: str, type_name: str) -> Any:
     if type_name == "str":
         return text
     try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+        value = ast.literal_eval(text) if len(text) <= _LITERAL else text
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         value = text
     check_parameters({name: value}, {name: type_name})
     return float(value) if type_name == "float" else value
@@ -163,7 +175,8 @@ def parse_list(name: str, text: str, kind: Callable[[str], Any] = str) -> list[A
             values.append(kind(part))
         except ValueError as fault:
             raise ParameterError(
-                f"parameter {name} is {text!r}: {part!r} is not {_shown(_type_name(kind))}; "
+                f"parameter {name} is {shown(text)}: {shown(part)} is not "
+                f"{_shown(_type_name(kind))}; "
                 "give values with commas between them"
             ) from fault
     return values
@@ -179,7 +192,7 @@ def parse_mapping(name: str, text: str) -> dict[str, str]:
         key, colon, value = (piece.strip() for piece in part.partition(":"))
         if not (key and colon and value):
             raise ParameterError(
-                f"parameter {name} is {text!r}: {part!r} is no 'name: column'; "
+                f"parameter {name} is {shown(text)}: {shown(part)} is no 'name: column'; "
                 "give such pairs with commas between them"
             )
         pairs[key] = value

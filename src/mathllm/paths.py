@@ -9,6 +9,7 @@ from typing import Literal
 
 from mathllm.errors import ParameterError, ProblemFileError
 from mathllm.settings import CURRENT
+from mathllm.wording import shown
 
 INPUT_ROOT_VARIABLE = "MATHLLM_INPUT_ROOT"
 WORKING_DIR_VARIABLE = "MATHLLM_WORKING_DIR"
@@ -157,7 +158,7 @@ def locate(name: str) -> Path:
         if name and place.exists():
             return place
     raise ParameterError(
-        f"{name!r} is neither a path here, nor one in {clone}, nor a dataset or a file of one "
+        f"{shown(name)} is neither a path here, nor one in {clone}, nor a dataset or a file of one "
         f"under {root}: correct the path, or attach the dataset"
     )
 

@@ -1,5 +1,6 @@
 """Archives: the same bytes every time, whole or not at all, staged so that uploads go on."""
 
+import errno
 import hashlib
 import shutil
 import zipfile
@@ -118,3 +119,37 @@ def test_a_bundle_for_the_web_page_is_a_zip_for_each_dataset_and_the_notebook(bu
     first = sums(tmp_path / "zips")
     zip_bundle(build, tmp_path / "zips")
     assert sums(tmp_path / "zips") == first
+
+
+def test_a_disk_that_fills_up_leaves_no_part_of_an_archive(build, tmp_path, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(archives.shutil, "copyfileobj", full)
+    with pytest.raises(OSError, match="No space"):
+        zip_bundle(build, tmp_path / "zips")
+    monkeypatch.setattr(archives.shutil, "copyfile", full)
+    with pytest.raises(OSError, match="No space"):
+        stage_upload(build, manifest.SOURCE, tmp_path / "staged")
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_a_disk_that_fills_up_leaves_the_older_bundle(build, monkeypatch):
+    order = manifest.BundleSpec(
+        root=build.parent / "clone",
+        weights=build.parent / "weights",
+        build=build,
+        owner="somebody",
+        title="Another submission",
+        accelerator="none",
+    )
+    before, beside = sums(build), sorted(build.parent.iterdir())
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(manifest.os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        manifest.vendor(order)
+    assert sums(build) == before
+    assert sorted(build.parent.iterdir()) == beside

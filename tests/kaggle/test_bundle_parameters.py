@@ -73,7 +73,6 @@ def test_hours_beyond_the_sessions_limit(machine, hours, words):
         ({"hours": -1.0}, lambda: Budget(-3600.0, 900.0, 50)),
         ({"margin_minutes": 400.0}, lambda: Budget(5 * 3600.0, 24_000.0, 50)),
         ({"expected_problems": 0}, lambda: Budget(5 * 3600, 900, 0)),
-        ({"n_samples": 0}, lambda: SamplingConfig(n=0)),
         ({"top_p": 2.0}, lambda: SamplingConfig(top_p=2.0)),
         ({"voting": "nonsense"}, lambda: SolverSettings(voting="nonsense")),
         ({"tool_kernels": -1}, lambda: EngineSettings(tool_kernels=-1)),
@@ -86,6 +85,12 @@ def test_values_that_the_kernel_refuses_are_refused_in_its_words(given, kernels)
     with pytest.raises(ParameterError) as ours:
         check(**given)
     assert str(ours.value) == str(theirs.value)
+
+
+@pytest.mark.parametrize("samples", [0, -3])
+def test_no_samples_are_refused_under_the_name_that_was_given(samples):
+    with pytest.raises(ParameterError, match=f"^n_samples is {samples}: it must be at least 1$"):
+        check(n_samples=samples)
 
 
 def test_a_margin_that_the_sessions_start_would_eat_is_refused():

@@ -429,6 +429,23 @@ def test_rules_that_are_not_accepted(desk: Desk) -> None:
         fetch(desk.kaggle(), desk.folder / "competition")
 
 
+def test_a_runs_files_are_written_nowhere_but_in_its_folder(desk: Desk) -> None:
+    odd = ["../out", "a/../../out", "/tmp/out-of-a-run", "..\\out", "a/..", "C:/out"]
+
+    def leaving(push: Push) -> Run:
+        run = succeeding(push)
+        run.outputs |= {**dict.fromkeys(odd, b"x"), "kept/..a/b.txt": b"y", "..c": b"z"}
+        return run
+
+    desk.standin.settings.run = leaving
+    found = desk.push().output
+    names = {p.relative_to(found).as_posix() for p in found.rglob("*") if p.is_file()}
+    log = f"{KERNEL.partition('/')[2]}.log"
+    assert names == {"submission.parquet", "kept/..a/b.txt", "..c", log}
+    assert not Path("/tmp/out-of-a-run").exists()
+    assert not list(desk.folder.rglob("out"))
+
+
 # ----------------------------------------------------------------------- fetching
 
 

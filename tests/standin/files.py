@@ -24,7 +24,8 @@ class Files:
     def url(self, name: str, data: bytes) -> str:
         digest = hashlib.sha256(data).hexdigest()[:16]
         self._data[digest] = data
-        return f"{self.base}/files/{digest}/{quote(name)}"
+        # In one segment, as storage has it: clients resolve what looks like a folder.
+        return f"{self.base}/files/{digest}/{quote(name, safe='')}"
 
     def url_of_all(self, name: str, files: dict[str, bytes]) -> str:
         """The same files make the same archive."""

@@ -39,6 +39,13 @@ def test_columns_come_in_one_order_and_others_are_left_out(tmp_path: Path) -> No
     assert frame.row(0) == ("a", "p", 5)
 
 
+def test_columns_without_a_name_are_no_column_twice(tmp_path: Path) -> None:
+    frame = read_problems(write(tmp_path, "id,problem,,\na,p,,\n"))
+    assert frame.row(0) == ("a", "p")
+    frame = read_problems(write(tmp_path, "id,problem,problem_duplicated_0\na,p,q\n"))
+    assert frame.row(0) == ("a", "p")
+
+
 def test_a_byte_order_mark_and_windows_line_ends_do_not_matter(tmp_path: Path) -> None:
     frame = read_problems(write(tmp_path, "\ufeffid,problem,answer\r\na,p,99999\r\n"))
     assert frame.row(0) == ("a", "p", 99999)
@@ -56,6 +63,10 @@ REFUSED = {
     "no problem": ("id,text\na,b\n", "no column 'problem'"),
     "neither": ("a;b\n1;2\n", "'id' and 'problem'.*separated by commas, found 'a;b'"),
     "capitals": ("Id,Problem\na,b\n", "found 'Id', 'Problem'"),
+    "a column twice": ("id,problem,answer,problem\na,x,1,y\n", "column 'problem' stands twice"),
+    "another twice": ("id,problem,note,note\na,x,1,y\n", "column 'note' stands twice; leave one"),
+    "twice in quotes": ('"id","problem","id"\na,x,b\n', "column 'id' stands twice"),
+    "twice and more": ("\n\nid,problem,id,id\na,x,b,c\n", "column 'id' stands twice"),
     "a repeated id": ("id,problem\na,x\nb,y\na,z\n", "id 'a' stands at problems 1 and 3"),
     "an absent id": ("id,problem\na,x\n,y\n", "problem 2 has no id"),
     "a blank id": ('id,problem\n"  ",x\n', "problem 1 has no id"),

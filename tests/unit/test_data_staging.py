@@ -4,8 +4,8 @@ import errno
 
 import pytest
 
-from mathllm.data.staging import is_full, locked, publish, staging
-from mathllm.files import digest
+from mathllm.data.staging import locked, publish, staging
+from mathllm.files import digest, is_full
 
 
 def test_a_staging_folder_is_hidden_empty_and_gone_in_the_end(tmp_path):

@@ -190,3 +190,63 @@ def test_a_list_is_read_from_one_parameter(text, kind, values):
 def test_a_wrong_value_in_a_list_is_named():
     with pytest.raises(ParameterError, match=r"difficulties is '1,two': 'two' is not an int"):
         parse_list("difficulties", "1,two", int)
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        ("int", 2**63),
+        ("int", -(10**5000)),
+        ("float", 10**5000),
+        ("float", 10**400),
+        ("str", {"a": 1}),
+        ("int", [[["x" * 10**7] * 100]] * 100),
+    ],
+    ids=range(6),
+)
+def test_a_value_that_is_too_large_is_refused_in_a_line(kind, value):
+    with pytest.raises(ParameterError, match=r"parameter size is .*: it must be") as caught:
+        check_parameters({"size": value}, {"size": kind})
+    assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 5000, "(" * 300, "-" * 9000 + "1", "9" * 6000, "{[]: 1}", "x" * 10**6, "1\0"]
+)
+def test_a_text_that_python_cannot_read_is_no_value(text):
+    with pytest.raises(
+        ParameterError, match=r"parameter epochs is .*: it must be an int"
+    ) as caught:
+        parse_parameters([("weights", "w"), ("epochs", text)], DECLARED)
+    assert len(str(caught.value)) < 300
+    with pytest.raises(ParameterError, match="is unknown to this notebook") as caught:
+        parse_parameters([(text, "1")], DECLARED)
+    assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 100_000,
+        '{"cells": 1}',
+        '{"cells": [{"metadata": {"tags": ["parameters"]}}]}',
+        '{"cells": [{"metadata": {"tags": ["parameters"]}, "source": [1]}]}',
+        '{"cells": [{"metadata": {"tags": ["parameters"]}, "source": "' + "(" * 5000 + '"}]}',
+        '{"cells": [{"metadata": {"tags": ["parameters"]}, "source": "a = 1\\u0000"}]}',
+        f'{{"cells": {"9" * 5000}}}',
+    ],
+    ids=range(7),
+)
+def test_a_file_that_is_no_notebook_is_refused_in_a_line(tmp_path, text):
+    path = tmp_path / "n.ipynb"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ParameterError, match=r"n\.ipynb.*(not a notebook|is not Python)") as caught:
+        read_declarations(path)
+    assert len(str(caught.value).removeprefix(str(path))) < 300
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["n" * 5000, "a\0b", "a/" * 3000 + "b"], ids=range(3))
+def test_a_name_that_no_file_can_have_is_no_notebook(name):
+    with pytest.raises(ParameterError, match="no notebook"):
+        read_declarations(Path(name))

@@ -8,7 +8,6 @@ one archive among its output.
 
 import hashlib
 import json
-import tarfile
 import tempfile
 import time
 from pathlib import Path
@@ -21,12 +20,15 @@ from mathllm.batches.runs import Run
 from mathllm.batches.workdir import KILLED, ORDER, BatchFolder, write_status
 from mathllm.competition.bundle import manifest
 from mathllm.competition.bundle.metadata import KERNEL_TITLE, placeholders, slugify
+from mathllm.competition.bundle.secrets import secret_in
 from mathllm.delivery.client import Kaggle
 from mathllm.delivery.replies import COMPLETE, ENDED, Pushed
 from mathllm.delivery.runs import fetch_output
 from mathllm.errors import DeliveryError, TryAgainError
+from mathllm.files import is_full
 from mathllm.paths import BOOTSTRAP
 from mathllm.settings import CURRENT
+from mathllm.unpacking import UnpackError
 
 ARCHIVE = "run.tar"  # among the output of a kernel
 SLACK_MINUTES = 20.0  # for the session's start, over a run's own limit
@@ -106,6 +108,12 @@ class OnKaggle:
         """Have the run on Kaggle, running or ended well; its kernel."""
         order = (self._place.run(run_id) / ORDER).read_text(encoding="utf-8")
         plain = {k: v for k, v in json.loads(order).items() if k in ("id", "steps")}
+        for step in plain["steps"]:
+            if found := secret_in(f"{step['notebook']}\n{json.dumps(step['parameters'])}".encode()):
+                raise DeliveryError(
+                    f"the notebook or the parameters of {step['name']} hold {found[1]}: take it "
+                    "out before anything is uploaded"
+                )
         made = json.dumps([plain, self._sources, self._minutes], sort_keys=True)
         mark = f"run {run_id} {hashlib.sha256(made.encode()).hexdigest()[:16]}"
         names = placeholders(self._kaggle.user, self._name(run_id), self._accelerator, CURRENT.slug)
@@ -167,7 +175,9 @@ class OnKaggle:
             brought = Path(temporary) / "run"
             try:
                 unpack((output / ARCHIVE).read_bytes(), brought)
-            except (OSError, tarfile.TarError):
+            except (OSError, UnpackError) as fault:
+                if is_full(fault):
+                    raise
                 why = f"the kernel {ref} ended with status {status}"
                 write_status(folder, KILLED, f"{why}{f': {message}' if message else ''}")
                 return

@@ -21,6 +21,7 @@ from mathllm.batches.runs import Run
 from mathllm.batches.workdir import KILLED, ORDER, BatchFolder, write_status
 from mathllm.environment import cores
 from mathllm.errors import BatchError
+from mathllm.unpacking import UnpackError
 
 LOCAL = "local"  # in place of an address: Ray on this machine, for as long as the batch
 ANSWER_SECONDS = 10.0  # for a cluster to answer
@@ -115,7 +116,11 @@ class OnRay:
             write_status(folder, KILLED, f"Ray lost it: {type(fault).__name__}: {reason}")
             return run_id
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".brought-") as brought:
-            unpack(archive, Path(brought))
+            try:
+                unpack(archive, Path(brought))
+            except UnpackError as fault:
+                write_status(folder, KILLED, f"what it left {fault}")
+                return run_id
             self._place.put(run_id, Path(brought))
         return run_id
 

@@ -28,7 +28,9 @@ from typing import Any
 
 from mathllm.batches.reading import BatchKeys, Metric, StepKeys, read_keys
 from mathllm.errors import BatchError, ParameterError
+from mathllm.files import is_file
 from mathllm.parameters import Declared, check_parameters, mend_name, parse_value, read_declarations
+from mathllm.wording import brief, shown
 
 RUN = "{run}"  # in a text, the run's folder
 OUTPUT = "output_dir"
@@ -61,10 +63,13 @@ class Known:
             return fitting[0]
         if fitting:
             choice = " or ".join(map(".".join, fitting))
-            raise BatchError(f"{where}: {key} is a parameter of several steps: write {choice}")
+            raise BatchError(
+                f"{where}: {brief(key)} is a parameter of several steps: write {choice}"
+            )
         names = dict.fromkeys(map(".".join, every) if dot else (known for _, known in every))
         raise BatchError(
-            f"{where}: {key} is no parameter of {', '.join(self.steps)}: {mend_name(key, names)}"
+            f"{where}: {brief(key)} is no parameter of {', '.join(self.steps)}: "
+            f"{mend_name(key, names)}"
         )
 
     def read(self, where: str, given: Mapping[str, Iterable[Any]]) -> dict[Setting, list[Any]]:
@@ -75,7 +80,7 @@ class Known:
             if setting in found:
                 raise BatchError(f"{where}: {step}.{name} stands twice: give all values in one")
             declared = self.steps[step].declared[name]
-            found[setting] = [fit(f"{where}.{key}", declared, value) for value in values]
+            found[setting] = [fit(f"{where}.{brief(key)}", declared, value) for value in values]
         return found
 
 
@@ -92,11 +97,11 @@ def fit(where: str, declared: Declared, value: Any) -> Any:
     except ParameterError as fault:
         quotes = "; put it in quotes" if kind == "str" else ""
         raise BatchError(f"{where}: {fault}{quotes}") from fault
-    if isinstance(value, (dict, list)) or value is None:
-        raise BatchError(f"{where}: {name} is {value!r}: it must be one value")
+    if not isinstance(value, (str, int, float)):
+        raise BatchError(f"{where}: {name} is {shown(value)}: it must be one value")
     if name == OUTPUT and not inside_run(value):
         raise BatchError(
-            f"{where}: {OUTPUT} is {value!r}: runs must not share a folder, write it as "
+            f"{where}: {OUTPUT} is {shown(value)}: runs must not share a folder, write it as "
             f'"{RUN}/{Path(value).name or "output"}"'
         )
     return float(value) if kind == "float" else value
@@ -184,15 +189,15 @@ def _steps(path: Path, keys: BatchKeys, root: Path) -> list[Step]:
 def _step(path: Path, place: str, keys: StepKeys, root: Path) -> Step:
     where = f"{path}: {place}"
     beside, in_root = path.parent / keys.notebook, root / keys.notebook
-    notebook = beside if beside.is_file() else in_root
-    if not notebook.is_file():
+    notebook = beside if is_file(beside) else in_root
+    if not is_file(notebook):
         raise BatchError(
-            f"{where}notebook is {keys.notebook!r}: no such file beside the batch or in {root}: "
-            "give the path of an .ipynb file"
+            f"{where}notebook is {shown(keys.notebook)}: no such file beside the batch or in "
+            f"{root}: give the path of an .ipynb file"
         )
     name = keys.name or notebook.stem
     if not re.fullmatch(r"[\w-]+", name):
-        raise BatchError(f"{where}name is {name!r}: give letters, digits, - and _ only")
+        raise BatchError(f"{where}name is {shown(name)}: give letters, digits, - and _ only")
     try:
         declared = {d.name: d for d in read_declarations(notebook)}
     except ParameterError as fault:
@@ -206,7 +211,7 @@ def _step(path: Path, place: str, keys: StepKeys, root: Path) -> Step:
     for key, value in keys.parameters.items():
         if key not in declared:
             raise BatchError(
-                f"{where}parameters: {key} is no parameter of {notebook}: "
+                f"{where}parameters: {brief(key)} is no parameter of {notebook}: "
                 f"{mend_name(key, declared)}"
             )
         parameters[key] = fit(f"{where}parameters.{key}", declared[key], value)

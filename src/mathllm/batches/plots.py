@@ -13,10 +13,12 @@ from matplotlib.figure import Figure
 from mathllm import pages
 from mathllm.batches.plan import Batch
 from mathllm.batches.summary import COUNT, DONE, MINUTES, SPREAD, Summary
+from mathllm.labels import drawn
 
 _INK = "#010203"  # becomes the page's text colour, light or dark
 _POINTS, _MEAN = "#2a7de1", "#e07b00"  # both stand out on white and on black
 _TICKS = 8  # values, up to which each has its tick
+_AXIS = 60  # characters along an axis
 _LOG_SPAN = 10  # largest to smallest value, from which an axis is logarithmic
 
 
@@ -53,19 +55,19 @@ def plot_setting(
     if numeric and _is_logarithmic(values):
         axes.set_xscale("log")
     if not numeric or len(values) <= _TICKS:
-        named = [f"{value:g}" if numeric else str(value) for value in places]
+        named = [f"{value:g}" if numeric else drawn(value) for value in places]
         axes.set_xticks(list(places.values()), named)
         axes.minorticks_off()
     axes.margins(x=0.05 if numeric else 0.2)
-    axes.set(xlabel=_axis(setting, meaning), ylabel=f"{metric} ({unit})" if unit else metric)
+    measured = drawn(f"{metric} ({unit})" if unit else metric, _AXIS)
+    axes.set(xlabel=_axis(setting, meaning), ylabel=measured)
     axes.legend(frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1), labelcolor=_INK)
     axes.grid(alpha=0.25, color=_INK)
     return _svg(figure)
 
 
 def _axis(setting: str, meaning: str) -> str:
-    short = meaning if len(meaning) <= 60 else f"{meaning[:59]}…"
-    return f"{setting}: {short}" if short else setting
+    return f"{drawn(setting)}: {drawn(meaning, _AXIS)}" if meaning else drawn(setting, _AXIS)
 
 
 def _is_numeric(values: Sequence[Any]) -> bool:

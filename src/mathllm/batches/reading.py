@@ -5,11 +5,12 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from mathllm.batches.strict_yaml import read_yaml
 from mathllm.errors import BatchError
 from mathllm.parameters import mend_name
+from mathllm.wording import brief, shown
 
 
 class _Keys(BaseModel):
@@ -32,7 +33,9 @@ class Metric(_Keys):
 
 _Parameters = Annotated[dict[str, Any], Field(description="a mapping of parameters to values")]
 _Some = Annotated[list[Any], Field(min_length=1)]
-_Repeats = Annotated[int, Field(gt=0)] | _Some
+REPEATS = 100_000  # more than a batch may have runs
+_Repeats = Annotated[int, Field(gt=0, le=REPEATS)] | _Some
+_REPEATS = f"a number of repeats above 0 (at most {REPEATS:,}), or a list, or name one parameter"
 _NOTEBOOK = "the path of an .ipynb file"
 
 
@@ -57,7 +60,7 @@ class BatchKeys(_Keys):
         [{}], alias="list", min_length=1, description="a list of mappings of parameters to values"
     )
     seeds: _Repeats | Annotated[dict[str, _Repeats], Field(min_length=1, max_length=1)] | None = (
-        Field(None, description="a number of repeats above 0, or a list, or name one parameter")
+        Field(None, description=_REPEATS)
     )
     minutes: float = Field(
         gt=0, allow_inf_nan=False, description="a number above 0, a run's time limit"
@@ -69,39 +72,12 @@ _INSIDE = {"steps": StepKeys, "metric": Metric}
 _UNKNOWN = ("extra_forbidden", "invalid_key")  # pydantic's words for a key that has no field
 
 
-class _Loader(yaml.SafeLoader):
-    """PyYAML's own lets the last of two equal keys win, without a word."""
-
-
-def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[str, Any]:
-    seen = set()
-    for key, _ in node.value:
-        if (name := str(key.value)) in seen:
-            raise yaml.MarkedYAMLError(problem=f"{name} stands twice", problem_mark=key.start_mark)
-        seen.add(name)
-    return loader.construct_mapping(node, deep=True)
-
-
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
-
-
 def read_keys(path: Path) -> tuple[BatchKeys, str]:
     """What a batch's file says, and the comment at its head.
 
     Raises BatchError that names the file, the place, its value and the mend.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-        # A loader made from SafeLoader: it makes plain values only.
-        content = yaml.load(text, Loader=_Loader)
-    except FileNotFoundError:
-        raise BatchError(f"no batch {path}: give the path of a .yaml file") from None
-    except (OSError, UnicodeDecodeError) as fault:
-        raise BatchError(f"{path} cannot be read ({fault}): give a .yaml file") from fault
-    except yaml.YAMLError as fault:
-        mark = getattr(fault, "problem_mark", None)
-        line, what = (f":{mark.line + 1}", fault.problem) if mark else ("", fault)
-        raise BatchError(f"{path}{line}: no YAML, {what}: mend it there") from fault
+    content, text = read_yaml(path)
     if not isinstance(content, dict):
         raise BatchError(f"{path} is no mapping of keys to values: see notebooks/batches")
     try:
@@ -128,11 +104,12 @@ def _said(content: Any, fault: Mapping[str, Any]) -> str:
             value = None
         if part in fields:
             wanted, fields = fields[part].description, _fields(_INSIDE.get(part))
-        place += f"[{part}]" if isinstance(part, int) else f".{part}"
+        place += f"[{part}]" if isinstance(part, int) else f".{brief(part)}"
     place = place.removeprefix(".")
     if unknown:
-        return f"{place}: unknown key {last}: {mend_name(str(last), fields)}".removeprefix(": ")
-    return f"{place} is {'missing' if value is None else repr(value)}: give {wanted}"
+        mend = mend_name(str(last), fields)
+        return f"{place}: unknown key {brief(last)}: {mend}".removeprefix(": ")
+    return f"{place} is {'missing' if value is None else shown(value)}: give {wanted}"
 
 
 def _fields(model: type[_Keys] | None) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from mathllm.batches.workdir import DONE, ENVIRONMENT, FAILED, ORDER, write_stat
 from mathllm.environment import environment
 from mathllm.errors import UserError
 from mathllm.files import write_json
+from mathllm.unpacking import untar
 
 
 def run(folder: Path) -> bool:
@@ -129,6 +130,5 @@ def run_remote(order: bytes, threads: int, minutes: float) -> bytes:
 
 
 def unpack(archive: bytes, folder: Path) -> None:
-    """Lay out what `run_remote` has returned. Raises tarfile.TarError where it is no archive."""
-    with tarfile.open(fileobj=io.BytesIO(archive)) as opened:
-        opened.extractall(folder, filter="data")
+    """Lay out what `run_remote` has returned. Raises UnpackError where it is nothing of it."""
+    untar(archive, folder)

@@ -10,7 +10,9 @@ from mathllm.cli import batches, bundle, delivery, evaluation
 from mathllm.cli.arguments import FAILED, OK, add_parameters
 from mathllm.delivery.credentials import user_name
 from mathllm.errors import TryAgainError, UserError
+from mathllm.files import is_full
 from mathllm.settings import CURRENT
+from mathllm.wording import brief, whole
 
 USER_ERROR, TRY_AGAIN = 2, 3
 
@@ -103,6 +105,10 @@ def _on_sigterm(*_: object) -> None:
     sys.exit(128 + signal.SIGTERM)
 
 
+def _full_disk(fault: Exception) -> str:
+    return f"the disk is full ({brief(fault, 200)}): make room and repeat the command"
+
+
 def main(root: Path, arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit status. `root` is the clone."""
     signal.signal(signal.SIGTERM, _on_sigterm)
@@ -116,10 +122,15 @@ def main(root: Path, arguments: list[str] | None = None) -> int:
             return push.function(push)
         return status
     except TryAgainError as fault:
-        print(f"error: {fault}", file=sys.stderr)
+        print(f"error: {whole(fault)}", file=sys.stderr)
         return TRY_AGAIN
     except UserError as mistake:
-        print(f"error: {mistake}", file=sys.stderr)
+        print(f"error: {whole(mistake)}", file=sys.stderr)
+        return USER_ERROR
+    except Exception as fault:
+        if not is_full(fault):
+            raise
+        print(f"error: {_full_disk(fault)}", file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -16,6 +16,7 @@ import polars as pl
 from mathllm.data.decontaminate import Reserved
 from mathllm.errors import ParameterError
 from mathllm.settings import CURRENT
+from mathllm.wording import shown
 
 Split = Literal["train", "test"]
 DIFFICULTIES = (1, 2, 3)
@@ -54,9 +55,9 @@ def generate(
     """
     names, levels = list(families) or list(FAMILIES), list(difficulties) or list(DIFFICULTIES)
     if unknown := sorted(set(names) - set(FAMILIES)):
-        raise ParameterError(f"unknown family {unknown[0]!r}; known: {', '.join(FAMILIES)}")
+        raise ParameterError(f"unknown family {shown(unknown[0])}; known: {', '.join(FAMILIES)}")
     if unknown := sorted(set(levels) - set(DIFFICULTIES)):
-        raise ParameterError(f"unknown difficulty {unknown[0]!r}; known: 1, 2, 3")
+        raise ParameterError(f"unknown difficulty {shown(unknown[0])}; known: 1, 2, 3")
     if count < 1:
         raise ParameterError(f"{count} problems asked for: ask for at least 1")
     rng = random.Random(f"{split}:{seed}")

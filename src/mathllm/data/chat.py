@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
+from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from mathllm.errors import WeightsError
+from mathllm.pretrained import check_files
 from mathllm.tokens.rows import Example
+from mathllm.wording import brief
 
 # The system prompt that Qwen2.5-Math-Instruct was trained with (its model card).
 SYSTEM_PROMPT = "Please reason step by step, and put your final answer within \\boxed{}."
@@ -26,23 +29,36 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         raise WeightsError(
             f"{folder} has no tokenizer.json: copy the backbone's tokenizer files there"
         )
+    check_files(folder)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+        vocabulary = tokenizer.get_vocab()
+        template_fault = _template_fault(tokenizer)
     except Exception as fault:  # the loaders raise many types for a corrupt file
-        raise WeightsError(
-            f"{folder}/tokenizer.json cannot be read ({fault}): copy it again"
-        ) from fault
-    vocabulary = tokenizer.get_vocab()
+        path = _unreadable(folder)
+        raise WeightsError(f"{path} cannot be read ({brief(fault, 200)}): copy it again") from fault
     if missing := [t for t in (END_OF_TURN, PADDING) if t not in vocabulary]:
         raise WeightsError(f"the tokenizer in {folder} has no {missing[0]}: a ChatML one is needed")
-    if fault := _template_fault(tokenizer):
+    if template_fault:
         alone = folder / "chat_template.jinja"
         path = alone if alone.is_file() else folder / "tokenizer_config.json"
         raise WeightsError(
-            f"{path}: the chat template {fault}: copy the tokenizer files of the Instruct model "
-            "(a base model has no template)"
+            f"{path}: the chat template {template_fault}: copy the tokenizer files of the Instruct "
+            "model (a base model has no template)"
         )
     return tokenizer
+
+
+def _unreadable(folder: Path) -> Path:
+    """The file that keeps a tokenizer from loading: tokenizer.json, or what describes it."""
+    path = folder / "tokenizer.json"
+    try:
+        Tokenizer.from_file(str(path))
+    except Exception:  # the library has no type of its own
+        return path
+    return folder / "tokenizer_config.json"
 
 
 def _template_fault(tokenizer: PreTrainedTokenizerBase) -> str | None:
@@ -58,7 +74,7 @@ def _template_fault(tokenizer: PreTrainedTokenizerBase) -> str | None:
         turns = tokenizer.apply_chat_template(messages, tokenize=False)
         text = prompt_text(tokenizer, problem, system)
     except Exception as fault:  # Jinja's errors, and what a template raises itself
-        return f"refuses a system prompt and a problem ({str(fault).partition(chr(10))[0]})"
+        return f"refuses a system prompt and a problem ({brief(fault)})"
     if text.count(problem) != 1:
         return "loses the problem's text" if problem not in text else "repeats the problem"
     if text.count(system) != 1 or text.index(system) > text.index(problem):

@@ -6,6 +6,7 @@ import polars as pl
 
 from mathllm.answers.values import last_box
 from mathllm.errors import DataError
+from mathllm.wording import shown
 
 SCHEMA = ("id", "source", "problem", "solution", "answer", "level", "subject")
 
@@ -88,7 +89,7 @@ def from_columns(rows: pl.LazyFrame, columns: Mapping[str, str]) -> pl.LazyFrame
     box gets a sentence with the answer in one.
     """
     if unknown := sorted(set(columns) - set(SCHEMA)):
-        raise DataError(f"columns: {unknown[0]!r} is none of {', '.join(SCHEMA)}")
+        raise DataError(f"columns: {shown(unknown[0])} is none of {', '.join(SCHEMA)}")
 
     def given(name: str) -> pl.Expr:
         there = name in columns

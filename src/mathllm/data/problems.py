@@ -4,6 +4,7 @@ from pathlib import Path
 
 import polars as pl
 
+from mathllm.data.csv_header import repeated_column
 from mathllm.errors import ProblemFileError
 from mathllm.settings import CURRENT
 
@@ -25,11 +26,15 @@ def read_problems(
     a number would give numbers there: 0.0 and 123.) An absent problem text is an empty one;
     further columns are left out.
 
-    Raises ProblemFileError: no such file, not CSV in UTF-8, a column missing, no rows, an id
-    empty or repeated, an answer that is no integer in answer_min…answer_max.
+    Raises ProblemFileError: no such file, not CSV in UTF-8, a column missing or twice, no rows,
+    an id empty or repeated, an answer that is no integer in answer_min…answer_max.
     """
     path = Path(path)
     table = _read(path)
+    if twice := repeated_column(path, table.columns):
+        raise ProblemFileError(
+            f"{path}: the column {_quoted(twice)} stands twice; leave one, or rename the other"
+        )
     if missing := [name for name in COLUMNS if name not in table.columns]:
         raise ProblemFileError(
             f"{path}: no column {' and '.join(map(repr, missing))}; expected id, problem and "

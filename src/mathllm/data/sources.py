@@ -4,7 +4,6 @@ What the rows of a source mean is in conversions; what is generated is in arithm
 """
 
 import difflib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +13,11 @@ import polars as pl
 from mathllm import paths
 from mathllm.data import conversions
 from mathllm.data.conversions import SCHEMA, Conversion
+from mathllm.data.csv_header import repeated_column
 from mathllm.errors import DataError
+from mathllm.files import parse_json
 from mathllm.settings import CURRENT
+from mathllm.wording import shown
 
 FILE = "file"  # the source whose columns the caller maps
 
@@ -91,8 +93,8 @@ def check_source(source: str, known: Sequence[str]) -> None:
     """Raise DataError, with the nearest known one, unless the source is `known`."""
     if source not in known:
         near = difflib.get_close_matches(source, known, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise DataError(f"no data source {source!r}; known are {', '.join(known)}{hint}")
+        hint = f"; did you mean {shown(near[0])}?" if near else ""
+        raise DataError(f"no data source {shown(source)}; known are {', '.join(known)}{hint}")
 
 
 def scan_problems(
@@ -121,7 +123,7 @@ def scan_problems(
     found = rows.collect_schema().names()
     if missing := [name for name in needed if name not in found]:
         raise DataError(
-            f"{files[0]}: no column {missing[0]!r}; found {', '.join(found)}\n"
+            f"{files[0]}: no column {shown(missing[0])}; found {', '.join(found)}\n"
             "source 'file' with columns such as 'problem: question' reads files of other shapes"
         )
     if source == FILE:
@@ -236,7 +238,7 @@ def _find(
         reason = str(fault).strip().splitlines()[0]
         raise DataError(
             f"{source} ({split}) was not found; tried {', '.join(tried) or 'no folder'} and "
-            f"{hub} ({reason})\ngive data_path, or attach a dataset whose name has {source!r}"
+            f"{hub} ({reason})\ngive data_path, or attach a dataset whose name has {shown(source)}"
         ) from fault
     return [hub]
 
@@ -259,7 +261,7 @@ def _files(path: Path, split: str) -> list[Path]:
     if path.is_dir():
         if files := _in_folder(path, split):
             return files
-        raise DataError(f"{path} has no file of the split {split!r} ({', '.join(TYPES)})")
+        raise DataError(f"{path} has no file of the split {shown(split)} ({', '.join(TYPES)})")
     if files := sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor)))):
         return files
     raise DataError(f"{path} does not exist: give a file, a folder or a pattern")
@@ -278,7 +280,11 @@ def _scan(file: Path | str) -> pl.LazyFrame:
             rows = pl.scan_parquet(file)
         else:
             raise DataError(f"{file}: a file ends in one of {', '.join(TYPES)}")
-        rows.collect_schema()
+        names = rows.collect_schema().names()
+        if suffix == ".csv" and (twice := repeated_column(Path(file), names)):
+            raise DataError(
+                f"{file}: the column {shown(twice)} stands twice; leave one, or rename the other"
+            )
     except (pl.exceptions.PolarsError, OSError, UnicodeDecodeError) as fault:
         reason = (str(fault).strip() or "no data").splitlines()[0]
         raise DataError(
@@ -294,12 +300,12 @@ def _check_lines(path: Path) -> None:
         for number, line in enumerate(lines, 1):
             empty = False
             try:
-                fine = isinstance(json.loads(line), dict)
+                fine = isinstance(parse_json(line), dict)
             except ValueError:
                 fine = not line.strip()
             if not fine:
                 raise DataError(
-                    f"{path}, line {number} is no JSON object ({line.strip()[:60]!r}): "
+                    f"{path}, line {number} is no JSON object ({shown(line.strip()[:60])}): "
                     "mend or remove it"
                 )
     if empty:

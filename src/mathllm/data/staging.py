@@ -4,7 +4,6 @@ A folder is put together under a hidden name beside its place, synced and rename
 """
 
 import contextlib
-import errno
 import fcntl
 import os
 import shutil
@@ -15,13 +14,6 @@ from pathlib import Path
 from mathllm.files import sync
 
 _PREFIX = ".staging-"
-_FULL = (errno.ENOSPC, errno.EDQUOT)
-
-
-def is_full(fault: BaseException) -> bool:
-    """Whether the fault is a disk or quota that is full; libraries hide it in their own types."""
-    number = getattr(fault, "errno", None)
-    return number in _FULL or any(f"(os error {code})" in str(fault) for code in _FULL)
 
 
 @contextlib.contextmanager

@@ -20,9 +20,9 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from mathllm.data.chat import END_OF_TURN, SYSTEM_PROMPT, encode
-from mathllm.data.staging import is_full, locked, publish, staging
+from mathllm.data.staging import locked, publish, staging
 from mathllm.errors import DataError
-from mathllm.files import digest
+from mathllm.files import digest, is_full
 from mathllm.tokens.rows import Example, TokenSet
 
 FORMAT = 1  # part of every key: a new format never reads an old cache

@@ -11,6 +11,7 @@ import json
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,6 +28,8 @@ from mathllm.delivery.retry import RetryPolicy, retry, status_of
 from mathllm.errors import DeliveryError, TryAgainError
 
 Answer = TypeVar("Answer")
+
+_INSIDE = r"\A(?!/)(?!.*(\A|[/\\])\.\.([/\\]|\Z))(?!.*:)[^\x00-\x1f]+\Z"
 
 
 class Kaggle:
@@ -164,9 +167,13 @@ class Kaggle:
                 yield text
 
     def download_output(self, ref: str, folder: Path) -> None:
-        """What the newest version's run left, and its log as SLUG.log."""
+        """What the newest version's run left, and its log as SLUG.log.
+
+        The client writes a file where its name says: only names that stay inside are asked for.
+        """
         what = f"kernels output {ref}"
-        self._read(what, lambda: self._api.kernels_output(ref, str(folder), force=True))
+        ask = partial(self._api.kernels_output, ref, str(folder), _INSIDE, force=True)
+        self._read(what, ask)
 
     # -------------------------------------------------------------- competitions
 

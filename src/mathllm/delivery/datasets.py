@@ -13,6 +13,7 @@ from typing import Any
 from mathllm.delivery.client import Kaggle
 from mathllm.delivery.replies import FAILED, READY, Dataset
 from mathllm.errors import DeliveryError, TryAgainError
+from mathllm.wording import shown
 
 _MARK = "content sha256:"
 
@@ -67,8 +68,8 @@ def _current(kaggle: Kaggle, part: Part) -> Dataset | None:
     found = kaggle.dataset(part.ref)
     if found is not None and content_of(found) is None and found.title != part.metadata["title"]:
         raise DeliveryError(
-            f"the dataset {part.ref} is on Kaggle and is another one, {found.title!r}: rename or "
-            "delete it there; it will not be overwritten"
+            f"the dataset {part.ref} is on Kaggle and is another one, {shown(found.title)}: rename "
+            "or delete it there; it will not be overwritten"
         )
     return found
 

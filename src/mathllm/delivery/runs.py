@@ -90,10 +90,14 @@ def fetch_output(kaggle: Kaggle, ref: str, folder: Path) -> Path:
     """Download what the run left into `folder`, whole or not at all; returns `folder`."""
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    kaggle.download_output(ref, part)
-    shutil.rmtree(folder, ignore_errors=True)
-    return part.rename(folder)
+    try:
+        part.mkdir(parents=True)
+        kaggle.download_output(ref, part)
+        shutil.rmtree(folder, ignore_errors=True)
+        return part.rename(folder)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
 
 
 def check_output(folder: Path, slug: str) -> int:

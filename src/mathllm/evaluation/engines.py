@@ -18,6 +18,7 @@ from mathllm.errors import ParameterError
 from mathllm.files import digest
 from mathllm.solving.loading import ENDPOINT_SECONDS, load_model
 from mathllm.trm import RecursiveLM
+from mathllm.wording import shown
 
 BACKBONE, TRM, ENDPOINT = NAMES = ("backbone", "TRM", "endpoint")
 
@@ -65,7 +66,7 @@ def open_engines(
     if not names:
         raise ParameterError(f"engines is empty: name some of {', '.join(NAMES)}")
     if odd := [name for name in names if name not in NAMES]:
-        raise ParameterError(f"engines has {odd[0]!r}: it must be of {', '.join(NAMES)}")
+        raise ParameterError(f"engines has {shown(odd[0])}: it must be of {', '.join(NAMES)}")
     if len(set(names)) < len(names) or len(set(supervision_steps)) < len(supervision_steps):
         raise ParameterError("engines or supervision_steps name one twice: name each once")
     if odd := [steps for steps in supervision_steps if steps < 1]:
@@ -112,8 +113,8 @@ def _endpoint(
 ) -> EngineSpec:
     if not url or not served:
         raise ParameterError(
-            f"endpoint is {url!r} and endpoint_model {served!r}: give the server's address, as "
-            "'http://127.0.0.1:8000/v1', and the name of a model that it serves"
+            f"endpoint is {shown(url)} and endpoint_model {shown(served)}: give the server's "
+            "address, as 'http://127.0.0.1:8000/v1', and the name of a model that it serves"
         )
     try:
         wait_until_ready(url, ENDPOINT_SECONDS)

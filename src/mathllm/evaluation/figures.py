@@ -11,9 +11,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mathllm.evaluation.statistics import LEVEL
+from mathllm.labels import drawn
 
 STEP = "supervision step"
 _ROW = 0.42  # inches for a group
+_LEGEND_ROW = 0.22
+_LINE, _NAME = 80, 24  # characters across a figure, of a name
 
 
 def plot_voting(curve: pl.DataFrame) -> tuple[Figure, str]:
@@ -108,7 +111,9 @@ def plot_times(times: pl.DataFrame) -> tuple[Figure, str]:
         rows = times.filter(pl.col("engine") == name)
         for axes, column in ((above, "seconds"), (below, "tokens")):
             colour = f"C{number}"
-            axes.plot(rows["problem"], rows[column], ".", ms=4, color=colour, label=name)
+            axes.plot(
+                rows["problem"], rows[column], ".", ms=4, color=colour, label=drawn(name, _NAME)
+            )
             axes.axhline(rows[column].mean(), ls="--", lw=1, color=colour)
     above.set(ylabel="time (s per problem)")
     below.set(ylabel="tokens per problem", xlabel="problem, in the order of the set")
@@ -139,20 +144,32 @@ def plot_groups(table: pl.DataFrame) -> tuple[Figure, str]:
     by = table.columns[0]
     groups = table[by].unique(maintain_order=True).to_list()
     engines = table["engine"].unique(maintain_order=True).to_list()
-    figure = Figure(figsize=(7, 1.2 + _ROW * len(groups)), layout="constrained")
+    names, engine_names = ([drawn(name, _NAME) for name in given] for given in (groups, engines))
+    # Engines beside each other as far as the groups' names leave room, and below each other.
+    room = _LINE - max(map(len, names)) - 6
+    columns = max(1, min(len(engines), room // (max(map(len, engine_names)) + 8)))
+    height = 1.2 + _ROW * len(groups) + _LEGEND_ROW * ((len(engines) - 1) // columns)
+    figure = Figure(figsize=(7, height), layout="constrained")
     axes = figure.subplots()
     for number, name in enumerate(engines):
         rows = table.filter(pl.col("engine") == name)
         shift = (number - (len(engines) - 1) / 2) * 0.6 / len(engines)
         places = [groups.index(group) + shift for group in rows[by]]
         spread = [(rows["percent"] - rows["low"]).clip(0), (rows["high"] - rows["percent"]).clip(0)]
-        axes.errorbar(rows["percent"], places, xerr=spread, fmt="o", ms=4, lw=1.2, label=name)
+        axes.errorbar(
+            rows["percent"], places, xerr=spread, fmt="o", ms=4, lw=1.2, label=engine_names[number]
+        )
     counts = dict(table.select(by, "problems").iter_rows())
-    axes.set_yticks(range(len(groups)), [f"{group} ({counts[group]})" for group in groups])
+    axes.set_yticks(
+        range(len(groups)),
+        [f"{name} ({counts[group]})" for name, group in zip(names, groups, strict=True)],
+    )
     axes.invert_yaxis()
-    axes.set(xlim=(0, 101), xlabel="samples right (%), 95 % interval", ylabel=f"{by} (problems)")
+    axes.set(
+        xlim=(0, 101), xlabel="samples right (%), 95 % interval", ylabel=f"{drawn(by)} (problems)"
+    )
     axes.grid(axis="x", alpha=0.3)
-    _legend(axes, len(engines))
+    _legend(axes, columns)
     return figure, groups_reading(table)
 
 

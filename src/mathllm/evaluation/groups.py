@@ -10,6 +10,7 @@ import polars as pl
 
 from mathllm.errors import ParameterError, ResultsError
 from mathllm.evaluation.results import STEPS, Header, read_results
+from mathllm.wording import shown
 
 SUFFIX = ".parquet"
 
@@ -74,8 +75,8 @@ def read_depths(paths: Sequence[Path]) -> dict[int, pl.DataFrame]:
         if odd:
             name, ours, theirs = odd[0]
             raise ResultsError(
-                f"{path} was made with {name} {ours!r} and {paths[0]} with {theirs!r}: a curve "
-                f"needs files that differ in {STEPS} alone"
+                f"{path} was made with {name} {shown(ours)} and {paths[0]} with {shown(theirs)}: a "
+                f"curve needs files that differ in {STEPS} alone"
             )
         found[steps] = rows
     return dict(sorted(found.items()))

@@ -15,7 +15,8 @@ from typing import Any
 import polars as pl
 
 from mathllm.errors import ResultsError
-from mathllm.files import sync
+from mathllm.files import parse_json, sync
+from mathllm.wording import brief, shown
 
 HEADER = "mathllm_results"
 VERSION = 1
@@ -101,22 +102,23 @@ def read_results(path: Path) -> tuple[Header, pl.DataFrame]:
         text = pl.read_parquet_metadata(path).get(HEADER)
         if text is None:
             raise ResultsError(f"{path} is no result file (it has no {HEADER!r}): {mend}")
-        given = json.loads(text)
+        given = parse_json(text)
         if (version := given.pop("version", None)) != VERSION:
             raise ResultsError(
-                f"{path} has format version {version!r} and this program writes {VERSION}: {mend}"
+                f"{path} has format version {shown(version)} and this program writes {VERSION}: "
+                f"{mend}"
             )
         header = Header(**given)
         rows = pl.read_parquet(path)
         absent = [name for name in LATER if name not in rows.columns]
         rows = rows.with_columns(pl.lit(None, SCHEMA[name]).alias(name) for name in absent)
     except (pl.exceptions.PolarsError, OSError, ValueError, TypeError, AttributeError) as fault:
-        reason = (str(fault).strip() or type(fault).__name__).splitlines()[0]
+        reason = brief(fault, 200) or type(fault).__name__
         raise ResultsError(f"{path} cannot be read ({reason}): {mend}") from fault
     if (found := dict(rows.schema)) != SCHEMA:
         odd = next(n for n in [*SCHEMA, *found] if found.get(n) != SCHEMA.get(n))
         raise ResultsError(
-            f"{path}: column {odd!r} is {found.get(odd)}, expected {SCHEMA.get(odd)}: {mend}"
+            f"{path}: column {shown(odd)} is {found.get(odd)}, expected {SCHEMA.get(odd)}: {mend}"
         )
     return header, rows
 
@@ -149,7 +151,7 @@ class ResultFile:
                 what = (
                     "other problems (the data, or which of them are taken)"
                     if name == "problems"
-                    else f"{name} {theirs!r}, not {ours!r}"
+                    else f"{name} {shown(theirs)}, not {shown(ours)}"
                 )
                 raise ResultsError(
                     f"{path} was made with {what}: to begin anew give resume False, "

@@ -44,13 +44,15 @@ def evaluate(
     All `n_samples` of each problem are drawn, whatever the settings' waves and votes: those
     are for `votes.voted` to apply. With `resume`, problems that a file has already are not
     asked again. `batch_rows` samples are drawn at a time. `told` is called with each new row.
-    Raises ParameterError for several samples at temperature 0, which would all be the same,
+    Raises ParameterError for no samples, for several at temperature 0, which would all be the same,
     ResultsError for a file of other settings, before any engine is opened, and
     BrokenSampleError where an engine fails in the middle: what it had drawn before is kept.
     """
     ids = problems.rows["id"].to_list()
     if not ids:
         raise ParameterError("no problems to evaluate: loosen the filters")
+    if settings.n_samples < 1:
+        raise ParameterError(f"n_samples is {settings.n_samples}: it must be at least 1")
     if settings.n_samples > 1 and settings.temperature == 0:
         raise ParameterError(
             f"n_samples is {settings.n_samples} at temperature 0: greedy samples are all the "

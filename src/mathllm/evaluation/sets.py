@@ -25,6 +25,7 @@ from mathllm.data.sources import (
 )
 from mathllm.errors import DataError, ParameterError
 from mathllm.parameters import parse_list
+from mathllm.wording import shown
 
 MATH500, AIMO = "math500", "aimo"
 SETS = (GENERATED, *SOURCES, MATH500, AIMO, FILE)
@@ -113,7 +114,7 @@ def load_set(
 
 def _checked(dataset: str, split: str, table: pl.DataFrame, ungraded: int = 0) -> ProblemSet:
     if twice := table.filter(pl.col("id").is_duplicated())["id"].to_list():
-        raise DataError(f"id {twice[0]!r} comes twice: every problem needs an id of its own")
+        raise DataError(f"id {shown(twice[0])} comes twice: every problem needs an id of its own")
     rows = table.unique("problem", keep="first", maintain_order=True).select(
         *(pl.col(name).cast(pl.String) for name in ("id", "problem")),
         pl.col("answer").cast(pl.String).alias("truth"),
@@ -124,9 +125,9 @@ def _checked(dataset: str, split: str, table: pl.DataFrame, ungraded: int = 0) -
 
 def _generated(split: str, filters: Filters, count: int, offset: int, seed: int) -> ProblemSet:
     if split not in ("train", "test"):
-        raise ParameterError(f"split is {split!r}: generated problems have train and test")
+        raise ParameterError(f"split is {shown(split)}: generated problems have train and test")
     if odd := [name for name in filters.subjects if name not in FAMILIES]:
-        raise ParameterError(f"unknown family {odd[0]!r}; known: {', '.join(FAMILIES)}")
+        raise ParameterError(f"unknown family {shown(odd[0])}; known: {', '.join(FAMILIES)}")
     levels = parse_list("levels", ",".join(filters.levels), int)
     table = generate(split, count and count + offset, seed, filters.subjects, levels)
     return _checked(GENERATED, split, table[offset:])
@@ -136,7 +137,7 @@ def _truth_column(dataset: str, columns: Mapping[str, str] | None) -> str:
     if dataset != FILE:
         return _TRUTHS["math" if dataset == MATH500 else dataset]
     columns = columns or {}
-    named = [f"{columns[name]!r}" for name in ("answer", "solution") if name in columns]
+    named = [shown(columns[name]) for name in ("answer", "solution") if name in columns]
     if not named:
         return "no column: add 'answer: NAME' or 'solution: NAME' to columns"
     return named[0] if "answer" in columns else f"the last box in {named[0]}"

@@ -14,6 +14,7 @@ from mathllm.evaluation.statistics import LEVEL, Interval, bootstrap, pass_at_k
 from mathllm.solving.solution import SolverSettings
 from mathllm.solving.solver import drawn_samples
 from mathllm.solving.voting import WEIGHTS, Ballot, vote
+from mathllm.wording import shown
 
 RIGHT, NONE = 0, -1  # the right answer's number, and that of a sample without an answer
 ENUMERATED = 4000  # subsets of a problem's samples, up to which all of them vote
@@ -116,7 +117,7 @@ def submitted(rows: pl.DataFrame, settings: SolverSettings, sessions: int = 0) -
     answers = Samples.of(rows).answers
     if settings.voting not in methods(rows):
         raise ParameterError(
-            f"voting is {settings.voting!r} and the samples have no tail_entropy: evaluate "
+            f"voting is {shown(settings.voting)} and the samples have no tail_entropy: evaluate "
             "them again (resume False), or vote by another method"
         )
     ballots = [

@@ -21,9 +21,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from mathllm.errors import CheckpointError
-from mathllm.files import digest, sync
+from mathllm.files import digest, read_json, sync
 from mathllm.training.config import Saving
 from mathllm.training.supervision import MicroBatch
+from mathllm.wording import brief, shown
 
 if TYPE_CHECKING:
     from mathllm.training.trainer import Trainer
@@ -117,7 +118,7 @@ def prune(checkpoints: Path, keep: int) -> None:
 def read_state(folder: Path) -> State:
     """Read one checkpoint. Raises CheckpointError when it is damaged."""
     try:
-        description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+        description = read_json(folder / DESCRIPTION)
         version = description.pop("format")
         if version != FORMAT:
             raise CheckpointError(
@@ -125,12 +126,12 @@ def read_state(folder: Path) -> State:
                 "version of mathllm that wrote it"
             )
         for name, expected in description.pop("sums").items():
-            if digest(folder / name) != expected:
-                raise CheckpointError(f"{folder / name} is not the file that was saved")
+            if Path(name).name != name or digest(folder / name) != expected:
+                raise CheckpointError(f"{folder / brief(name)} is not the file that was saved")
         step, settings = description.pop("step"), description.pop("settings")
         return State(folder, step, settings, description, load_file(folder / "state.safetensors"))
-    except (OSError, ValueError, KeyError) as fault:
-        raise CheckpointError(f"{folder} cannot be read: {fault}") from fault
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as fault:
+        raise CheckpointError(f"{folder} cannot be read: {brief(fault, 200)}") from fault
 
 
 def newest_whole(checkpoints: Path) -> tuple[State | None, list[str]]:
@@ -159,8 +160,8 @@ def check_same_run(state: State, settings: dict[str, Any]) -> None:
         theirs, ours = state.settings.get(name), settings.get(name)
         if theirs != ours:
             raise CheckpointError(
-                f"{state.folder} was trained with {name} {theirs}, this run has {ours}: set it "
-                "back to go on, or give another output_dir to train anew"
+                f"{state.folder} was trained with {name} {shown(theirs)}, this run has "
+                f"{shown(ours)}: set it back to go on, or give another output_dir to train anew"
             )
 
 

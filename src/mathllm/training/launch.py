@@ -22,11 +22,13 @@ from mathllm.data.chat import load_tokenizer, padding_id
 from mathllm.data.token_store import open_tokens
 from mathllm.environment import free_memory
 from mathllm.errors import ParameterError, TrainingError
+from mathllm.files import read_json
 from mathllm.training.config import Compute, Saving, TrainConfig
 from mathllm.training.memory import check_fits, estimate, parameter_rows
 from mathllm.training.run import Outcome, train
 from mathllm.trm import RecursiveLM, TRMConfig, load_backbone, save_checkpoint
 from mathllm.trm.backbone import DTYPES, QUANTISED, read_backbone_config, resolve
+from mathllm.wording import brief
 
 DESCRIPTION = "run.json"
 
@@ -59,7 +61,7 @@ def write_run(run: TrainingRun) -> Path:
 def read_run(path: Path) -> TrainingRun:
     """Read a run's description. Raises ParameterError when it is none."""
     try:
-        fields = json.loads(Path(path).read_text(encoding="utf-8"))
+        fields = read_json(Path(path))
         return TrainingRun(
             **fields
             | {
@@ -70,7 +72,7 @@ def read_run(path: Path) -> TrainingRun:
         )
     except (OSError, ValueError, KeyError, TypeError) as fault:
         raise ParameterError(
-            f"{path} is no description of a run ({fault}): the train notebook writes one to "
+            f"{path} is no description of a run ({brief(fault)}): the train notebook writes one to "
             f"output_dir/{DESCRIPTION}"
         ) from fault
 

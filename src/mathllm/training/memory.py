@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM
 from mathllm.errors import ParameterError
 from mathllm.trm import RecursiveLM, TRMConfig
 from mathllm.trm.backbone import QUANTISED
+from mathllm.wording import shown
 
 GIB = 2**30
 FLOAT32 = 4  # bytes
@@ -67,7 +68,9 @@ class Memory:
 def parameter_rows(backbone: Any, trm: TRMConfig) -> list[tuple[str, int, bool]]:
     """`RecursiveLM.parameter_table` of these two configs, without their weights."""
     with torch.device("meta"):
-        return RecursiveLM(AutoModelForCausalLM.from_config(backbone), trm).parameter_table()
+        return RecursiveLM(
+            AutoModelForCausalLM.from_config(backbone, trust_remote_code=False), trm
+        ).parameter_table()
 
 
 def layer_activations(trm: TRMConfig, element: int) -> int:
@@ -176,7 +179,7 @@ def estimate(
     for name, value in {"backbone_precision": backbone_precision, "precision": precision}.items():
         known = [p for p in WEIGHT_BYTES if name == "backbone_precision" or p not in QUANTISED]
         if value not in known:
-            raise ParameterError(f"{name} is {value!r}: it must be one of {', '.join(known)}")
+            raise ParameterError(f"{name} is {shown(value)}: it must be one of {', '.join(known)}")
     rows = {name: count for name, count, _ in parameter_rows(backbone, trm)}
     return _memory(
         Settings(

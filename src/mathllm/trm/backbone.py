@@ -1,6 +1,5 @@
 """Loading the frozen backbone, and reading the hidden states that the recursion starts from."""
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.utils import is_accelerate_available, is_bitsandbytes_available
 
 from mathllm.errors import ParameterError, WeightsError
+from mathllm.pretrained import MODEL, check_files, weight_files
+from mathllm.wording import brief, shown
 
 QUANTISED = {
     "int8": {"load_in_8bit": True},
@@ -32,21 +33,9 @@ def check_safetensors(path: Path) -> None:
             file.keys()
     except (SafetensorError, OSError) as fault:
         raise WeightsError(
-            f"{path} ({path.stat().st_size:,} bytes) is truncated or corrupt ({fault}): "
-            "copy it again"
+            f"{path} ({path.stat().st_size:,} bytes) is truncated or corrupt "
+            f"({brief(fault, 200)}): copy it again"
         ) from fault
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a transformers folder: one, or the shards of its index."""
-    index = folder / "model.safetensors.index.json"
-    if not index.is_file():
-        return [folder / "model.safetensors"]
-    try:
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    except (ValueError, KeyError, AttributeError) as fault:
-        raise WeightsError(f"{index} is not a weight index ({fault}): copy it again") from fault
-    return [folder / name for name in sorted(names)]
 
 
 def check_quantisable(bits: str, capability: tuple[int, int] | None = None) -> None:
@@ -56,7 +45,7 @@ def check_quantisable(bits: str, capability: tuple[int, int] | None = None) -> N
     """
     if bits not in QUANTISED:
         raise ParameterError(
-            f"backbone_precision is {bits!r}: quantised it must be {' or '.join(QUANTISED)}"
+            f"backbone_precision is {shown(bits)}: quantised it must be {' or '.join(QUANTISED)}"
         )
     there = {"bitsandbytes": is_bitsandbytes_available(), "accelerate": is_accelerate_available()}
     if missing := [name for name, found in there.items() if not found]:
@@ -88,11 +77,17 @@ def read_backbone_config(folder: Path) -> Any:
             f"{folder} has no backbone: config.json is missing; give a folder made by "
             "save_pretrained, with config.json, model.safetensors and tokenizer.json"
         )
+    check_files(folder, MODEL)
     try:
-        return AutoConfig.from_pretrained(folder, local_files_only=True)
-    except (ValueError, OSError, KeyError, StrictDataclassError) as fault:
-        reason = str(fault).strip().splitlines()[0]
-        raise WeightsError(f"{folder} cannot be loaded as a causal LM: {reason}") from fault
+        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (ValueError, OSError, LookupError, TypeError, AttributeError) as fault:
+        raise _no_model(folder, fault) from fault
+    except StrictDataclassError as fault:
+        raise _no_model(folder, fault) from fault
+
+
+def _no_model(folder: Path, fault: Exception) -> WeightsError:
+    return WeightsError(f"{folder} cannot be loaded as a causal LM: {brief(fault, 200)}")
 
 
 def load_backbone(
@@ -110,7 +105,7 @@ def load_backbone(
     and missing, or not for this GPU.
     """
     if torch.device(device).type == "cuda" and not torch.cuda.is_available():
-        raise ParameterError(f"device is {device!r} and torch sees no GPU here: use 'cpu'")
+        raise ParameterError(f"device is {shown(device)} and torch sees no GPU here: use 'cpu'")
     read_backbone_config(folder)
     for path in weight_files(folder):
         check_safetensors(path)
@@ -121,15 +116,17 @@ def load_backbone(
             folder,
             dtype=dtype,
             local_files_only=True,
+            trust_remote_code=False,
             output_loading_info=True,
             quantization_config=_quantisation(quantised, device, dtype) if quantised else None,
             **options,
         )
     except torch.OutOfMemoryError:
         raise  # no fault of the folder's
-    except (ValueError, OSError, RuntimeError, KeyError, StrictDataclassError) as fault:
-        reason = str(fault).strip().splitlines()[0]
-        raise WeightsError(f"{folder} cannot be loaded as a causal LM: {reason}") from fault
+    except (ValueError, OSError, RuntimeError, LookupError, TypeError, AttributeError) as fault:
+        raise _no_model(folder, fault) from fault
+    except StrictDataclassError as fault:
+        raise _no_model(folder, fault) from fault
     missing = sorted(report["missing_keys"])
     if missing:
         raise WeightsError(
@@ -192,7 +189,9 @@ def resolve(precision: str, device: torch.device) -> str:
         capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else (0, 0)
         return best_precision(device.type, capability)
     if precision not in DTYPES:
-        raise ParameterError(f"precision is {precision!r}: it must be auto, {', '.join(DTYPES)}")
+        raise ParameterError(
+            f"precision is {shown(precision)}: it must be auto, {', '.join(DTYPES)}"
+        )
     return precision
 
 

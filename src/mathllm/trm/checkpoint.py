@@ -11,10 +11,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from mathllm.errors import ParameterError, WeightsError
-from mathllm.files import sync
+from mathllm.files import read_json, sync
 from mathllm.trm.backbone import check_safetensors
 from mathllm.trm.config import TRMConfig
 from mathllm.trm.model import RecursiveLM
+from mathllm.wording import brief, shown
 
 FORMAT = 2  # of config.json; a reader refuses what it does not know
 
@@ -56,15 +57,16 @@ def read_config(folder: Path) -> TRMConfig:
             f"{folder} has no TRM: config.json is missing; train one with notebooks/train.ipynb"
         )
     try:
-        description = json.loads(path.read_text(encoding="utf-8"))
+        description = read_json(path)
         if description["format"] != FORMAT:
             raise WeightsError(
-                f"{path} has format {description['format']}, this version reads {FORMAT}: "
+                f"{path} has format {shown(description['format'])}, this version reads {FORMAT}: "
                 "use the version of mathllm that wrote it"
             )
         return TRMConfig(**description["trm"])
-    except (ValueError, KeyError, TypeError, ParameterError) as fault:
-        raise WeightsError(f"{path} is not a TRM config ({fault}): copy it again") from fault
+    except (OSError, ValueError, KeyError, TypeError, ParameterError) as fault:
+        why = brief(fault, 200)
+        raise WeightsError(f"{path} is not a TRM config ({why}): copy it again") from fault
 
 
 def load_checkpoint(

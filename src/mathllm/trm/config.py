@@ -4,6 +4,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from mathllm.errors import ParameterError
+from mathllm.wording import shown
 
 
 @dataclass(frozen=True)
@@ -37,9 +38,11 @@ class TRMConfig:
         for name in ("layers", "n", "T", "N_sup"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
-                raise ParameterError(f"{name} is {value!r}: it must be an integer of at least 1")
+                raise ParameterError(
+                    f"{name} is {shown(value)}: it must be an integer of at least 1"
+                )
         if self.mixer not in ("attention", "none"):
-            raise ParameterError(f"mixer is {self.mixer!r}: it must be 'attention' or 'none'")
+            raise ParameterError(f"mixer is {shown(self.mixer)}: it must be 'attention' or 'none'")
         if self.halting_threshold is not None and not 0 < self.halting_threshold <= 1:
             raise ParameterError(
                 f"halting_threshold is {self.halting_threshold}: it must be over 0 and at most 1, "
@@ -56,7 +59,7 @@ class TRMConfig:
         known = [field.name for field in fields(cls)]
         if unknown := [name for name in overrides if name not in known]:
             raise ParameterError(
-                f"TRMConfig has no setting {unknown[0]!r}; it has {', '.join(known)}"
+                f"TRMConfig has no setting {shown(unknown[0])}; it has {', '.join(known)}"
             )
         hidden = backbone.hidden_size
         head_size = getattr(backbone, "head_dim", None) or hidden // backbone.num_attention_heads

@@ -3,12 +3,14 @@
 import os
 import shutil
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from mathllm.competition.bundle import manifest
 from mathllm.competition.kernel.integrity import CONTENTS
 from mathllm.errors import BundleError
+from mathllm.files import sync
 
 EPOCH = (1980, 1, 1, 0, 0, 0)  # of every file in an archive: the oldest time that zips know
 SECONDS = 315532800  # the same, since 1970: of every file that is uploaded
@@ -23,8 +25,7 @@ def archive(folder: Path, target: Path, without: str = "") -> Path:
     there whole or not at all.
     """
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != without)
-    part = target.with_name(target.name + PART)
-    with zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as zipped:
+    with _settled(target) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as zipped:
         for path in files:
             entry = zipfile.ZipInfo(path.relative_to(folder).as_posix(), EPOCH)
             entry.create_system = 3  # Unix, whatever this is
@@ -32,7 +33,7 @@ def archive(folder: Path, target: Path, without: str = "") -> Path:
             entry.file_size = path.stat().st_size  # so that what needs 64 bits gets them
             with path.open("rb") as reader, zipped.open(entry, "w") as writer:
                 shutil.copyfileobj(reader, writer, _CHUNK)
-    return _settle(part, target)
+    return target
 
 
 def stage_upload(build: Path, part: str, target: Path) -> Path:
@@ -58,9 +59,8 @@ def stage_upload(build: Path, part: str, target: Path) -> Path:
         if path.is_dir():
             archive(path, target / name)
         else:
-            copy = target / (name + PART)
-            shutil.copyfile(path, copy)
-            _settle(copy, target / name)
+            with _settled(target / name) as copy:
+                shutil.copyfile(path, copy)
     for name in wanted:
         # The client tells files by name, size and time when an upload goes on.
         os.utime(target / name, (SECONDS, SECONDS))
@@ -78,20 +78,26 @@ def zip_bundle(build: Path, target: Path) -> list[Path]:
         zipped = target / f"{slug}.zip"
         made.append(archive(build / part, zipped, without=manifest.DATASET_METADATA))
     notebook = target / manifest.NOTEBOOK
-    copy = notebook.with_name(notebook.name + PART)
-    shutil.copyfile(build / manifest.KERNEL / manifest.NOTEBOOK, copy)
-    return [*made, _settle(copy, notebook)]
+    with _settled(notebook) as part:
+        shutil.copyfile(build / manifest.KERNEL / manifest.NOTEBOOK, part)
+    return [*made, notebook]
 
 
 def _upload_name(path: Path) -> str:
     return f"{path.name}.zip" if path.is_dir() else path.name
 
 
-def _settle(part: Path, target: Path) -> Path:
-    """Rename what was written, once it is on the disk."""
-    with part.open("rb") as file:
-        os.fsync(file.fileno())
-    return part.replace(target)
+@contextmanager
+def _settled(target: Path) -> Iterator[Path]:
+    """Where to write what gets the name `target` once it is on the disk, or is removed."""
+    part = target.with_name(target.name + PART)
+    try:
+        yield part
+        sync(part)
+        part.replace(target)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
 
 
 def _check_space(paths: Iterable[Path], target: Path) -> None:

@@ -62,8 +62,7 @@ def check_files(files: Files) -> None:
                 f"{file} makes a dataset of more than {DATASET_BYTES / 1e9:.0f} GB, Kaggle's most: "
                 "use a smaller backbone, or name one of Kaggle's models with --model"
             )
-        if size <= secrets.SCANNED:
-            check_text(file, _read(file, Path.read_bytes))
+        check_text(file, _read(file, secrets.scanned))
     if len(top) >= TOP_FILES:  # the list of contents is one more
         raise BundleError(
             f"{min(top)} is one of {len(top)} files of a dataset's top folder, Kaggle takes "

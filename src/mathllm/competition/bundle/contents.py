@@ -5,6 +5,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mathllm.errors import BundleError, WeightsError
+from mathllm.pretrained import check_files
+from mathllm.pretrained import weight_files as shards_of
+from mathllm.wording import brief
 
 
 def files_below(folder: Path, tree: Path) -> Iterator[Path]:
@@ -91,7 +94,7 @@ def check_weights(weights: Path, card_gb: int | None = None) -> None:
         raise WeightsError(f"no weights folder {weights}: give one that holds backbone/ and trm/")
     # Here and not above: torch and transformers take seconds, and `--help` needs neither.
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
     from mathllm.data.chat import load_tokenizer
     from mathllm.trm import backbone as backbones
@@ -103,16 +106,16 @@ def check_weights(weights: Path, card_gb: int | None = None) -> None:
             f"{weights} has no backbone: backbone/config.json is missing; copy there what "
             "save_pretrained wrote for the model that the TRM was trained on"
         )
-    for path in backbones.weight_files(folder):
+    check_files(folder)
+    for path in shards_of(folder):
         backbones.check_safetensors(path)
     load_tokenizer(folder)
+    config = backbones.read_backbone_config(folder)
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
         with torch.device("meta"):  # shapes without memory
-            backbone = AutoModelForCausalLM.from_config(config)
-    except (ValueError, OSError, KeyError) as fault:
-        reason = str(fault).strip().splitlines()[0]
-        raise WeightsError(f"{folder} is no causal LM ({reason}): copy it again") from fault
+            backbone = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except (ValueError, OSError, LookupError, TypeError, AttributeError) as fault:
+        raise WeightsError(f"{folder} is no causal LM ({brief(fault)}): copy it again") from fault
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # tensors copied to "meta" go nowhere, as meant

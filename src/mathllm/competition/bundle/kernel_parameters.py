@@ -17,6 +17,7 @@ from packaging.utils import canonicalize_name
 
 from mathllm.errors import BundleError, ParameterError, UserError
 from mathllm.settings import CURRENT
+from mathllm.wording import brief, shown
 
 SETTINGS = "settings"  # the tag of the cell that makes the kernel's settings of its parameters
 MARGIN_MINUTES = 2.0  # at least: a session's clock starts before the notebook does
@@ -76,8 +77,8 @@ def effective(notebook: Path, given: Mapping[str, Any]) -> dict[str, Any]:
         raise
     except Exception as fault:
         raise BundleError(
-            f"{notebook}: the cell tagged {SETTINGS!r} fails ({type(fault).__name__}: {fault}): "
-            "mend it"
+            f"{notebook}: the cell tagged {SETTINGS!r} fails ({type(fault).__name__}: "
+            f"{brief(fault)}): mend it"
         ) from fault
     return values
 
@@ -86,6 +87,9 @@ def _check_sampling(settings: Any) -> None:
     """What of the solver's settings only the engine looks at, which the kernel loads later."""
     from mathllm.engines import SamplingConfig  # and with it torch
 
+    samples = getattr(settings, "n_samples", 1)
+    if isinstance(samples, int) and samples < 1:  # the engine's own name for it is n
+        raise ParameterError(f"n_samples is {samples}: it must be at least 1")
     named = {field.name: getattr(settings, field.name, None) for field in fields(SamplingConfig)}
     named |= {"n": getattr(settings, "n_samples", None)}
     SamplingConfig(**{name: value for name, value in named.items() if value is not None})
@@ -113,7 +117,7 @@ def _check_words(name: str, value: str) -> None:
         words = shlex.split(value) if name == "server" else [value]
         value.encode()
     except ValueError as fault:
-        raise ParameterError(f"parameter {name} is {value!r} ({fault}): mend that") from fault
+        raise ParameterError(f"parameter {name} is {shown(value)} ({fault}): mend that") from fault
     for word in words:
         path = word.partition("=")[2] if word.startswith("-") else word
         if path.startswith(("/", "~")) and not path.startswith("/kaggle/"):
@@ -132,8 +136,8 @@ def _check_weights(name: str, machine: Machine) -> None:
     there = name in slugs or any(file.startswith(f"{name}/") for file in inside)
     if name and not (there or machine.more or name.startswith("/kaggle/")):
         raise ParameterError(
-            f"parameter weights is {name!r}, which is in no dataset of the bundle: leave it out "
-            "and name the folder with --weights"
+            f"parameter weights is {shown(name)}, which is in no dataset of the bundle: leave it "
+            "out and name the folder with --weights"
         )
 
 

@@ -43,6 +43,8 @@ from mathllm.competition.bundle.plan import (
 from mathllm.competition.kernel import backbone, integrity
 from mathllm.errors import BundleError
 from mathllm.files import digest as file_digest
+from mathllm.files import read_json
+from mathllm.wording import shown
 
 __all__ = ["KERNEL", "NOTEBOOK", "SOURCE", "WEIGHTS", "WHEELS", "BundleSpec", "describe", "vendor"]
 
@@ -133,10 +135,10 @@ def _read_manifest(build: Path) -> dict[str, Any]:
     if not path.is_file():
         raise BundleError(f"{build} holds no bundle: {MANIFEST} is missing; {MEND}")
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = read_json(path)
         version = manifest["format"]
     except (ValueError, KeyError, TypeError) as fault:
-        raise BundleError(f"{path} is not a manifest ({fault!r}): {MEND}") from fault
+        raise BundleError(f"{path} is not a manifest ({shown(fault)}): {MEND}") from fault
     if version != FORMAT:
         raise BundleError(f"{path} has format {version}, this version reads {FORMAT}: {MEND}")
     if lacking := {"files", "identity", "datasets", "parameters"} - manifest.keys():

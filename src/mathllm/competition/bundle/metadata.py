@@ -15,8 +15,10 @@ from typing import Any
 
 from mathllm.competition.kernel.backbone import check_handle
 from mathllm.errors import BundleError, ParameterError
+from mathllm.files import read_json
 from mathllm.paths import WHEELS_SLUG
 from mathllm.settings import CURRENT
+from mathllm.wording import brief, shown
 
 # Names of Kaggle's `machine_shape` (docs/kernels.md, September 2026), and the GB of one of its
 # cards; "none" is a CPU notebook.
@@ -63,19 +65,19 @@ def placeholders(owner: str, title: str, accelerator: str, competition: str) -> 
     """What the metadata templates are filled with. Raises ParameterError for bad values."""
     if not _OWNER.fullmatch(owner):
         raise ParameterError(
-            f"username {owner!r} is none of Kaggle's: give letters, digits and hyphens only"
+            f"username {shown(owner)} is none of Kaggle's: give letters, digits and hyphens only"
         )
     low, high = KERNEL_TITLE
     slug = slugify(title)
     if not (low <= len(title) <= high and len(slug) >= low):
         raise ParameterError(
-            f"title {title!r} has {len(title)} characters: Kaggle takes {low} to {high}, "
+            f"title {shown(title)} has {len(title)} characters: Kaggle takes {low} to {high}, "
             f"{low} of them letters or digits"
         )
     if not _TITLE.fullmatch(title):
         raise ParameterError(
-            f"title {title!r} may become another address on Kaggle than {slug}: give unaccented "
-            "letters, digits, spaces and . : _ - only"
+            f"title {shown(title)} may become another address on Kaggle than {slug}: give "
+            "unaccented letters, digits, spaces and . : _ - only"
         )
     if accelerator in RETIRED:
         raise ParameterError(
@@ -84,7 +86,7 @@ def placeholders(owner: str, title: str, accelerator: str, competition: str) -> 
         )
     if accelerator not in ACCELERATORS:
         raise ParameterError(
-            f"accelerator {accelerator!r} is unknown: give one of {', '.join(ACCELERATORS)}"
+            f"accelerator {shown(accelerator)} is unknown: give one of {', '.join(ACCELERATORS)}"
         )
     return {
         "owner": owner,
@@ -110,24 +112,25 @@ def dataset_metadata(
     for name, (text, (low, high)) in limits.items():
         if not low <= len(text) <= high:
             raise BundleError(
-                f"{path}: {name} {text!r} has {len(text)} characters, Kaggle takes {low} to {high}"
+                f"{path}: {name} {shown(text)} has {len(text)} characters, Kaggle takes {low} "
+                f"to {high}"
             )
     if owner != names["owner"] or not _SLUG.fullmatch(own):
         raise BundleError(
-            f"{path}: id is {metadata['id']!r}, Kaggle takes $owner/ and lower-case letters, "
-            "digits and single hyphens: mend it"
+            f"{path}: id is {shown(metadata.get('id'))}, Kaggle takes $owner/ and lower-case "
+            "letters, digits and single hyphens: mend it"
         )
     if slug not in (None, own):
         raise BundleError(
-            f"{path}: id is {metadata['id']!r}, the kernel looks for {slug}: restore it"
+            f"{path}: id is {shown(metadata.get('id'))}, the kernel looks for {slug}: restore it"
         )
     licences = metadata.get("licenses", [])
-    if len(licences) != 1:
+    if not (isinstance(licences, list) and len(licences) == 1 and isinstance(licences[0], dict)):
         raise BundleError(f"{path}: Kaggle takes exactly one licence, name one in 'licenses'")
-    if (name := dict(licences[0]).get("name")) not in LICENCES:
+    if (name := licences[0].get("name")) not in LICENCES:
         raise BundleError(
-            f"{path}: licence {name!r} is none of Kaggle's: give one of its names, as apache-2.0, "
-            "CC-BY-4.0 or other (docs/datasets_metadata.md of its client has them all)"
+            f"{path}: licence {shown(name)} is none of Kaggle's: give one of its names, as "
+            "apache-2.0, CC-BY-4.0 or other (docs/datasets_metadata.md of its client has them all)"
         )
     return metadata | {"isPrivate": private}
 
@@ -175,19 +178,21 @@ def _check_fields(path: Path, metadata: Mapping[str, Any], names: Mapping[str, s
     for field, (value, why) in wanted.items():
         found = metadata.get(field)
         if found != value or type(found) is not type(value):
-            shown = json.dumps(found) if field in metadata else "missing"
-            raise BundleError(f"{path}: {field} is {shown}, not {json.dumps(value)}: {why}")
+            there = brief(json.dumps(found)) if field in metadata else "missing"
+            raise BundleError(f"{path}: {field} is {there}, not {json.dumps(value)}: {why}")
     if "id_no" in metadata:
         raise BundleError(
-            f"{path}: id_no {metadata['id_no']} would push over the kernel with that number, "
-            "whatever the id: take it out"
+            f"{path}: id_no {shown(metadata['id_no'])} would push over the kernel with that "
+            "number, whatever the id: take it out"
         )
     if metadata.get("docker_image_pinning_type") not in _PINNING:
         raise BundleError(f"{path}: docker_image_pinning_type is neither original nor latest")
     kinds = {f"{kind}_sources" for kind in ("dataset", "kernel", "model")}
     known = wanted.keys() | kinds | _OPTIONAL | {"is_private", "enable_gpu"}
     if unknown := metadata.keys() - known:
-        raise BundleError(f"{path}: {min(unknown)} is no field that Kaggle reads: take it out")
+        raise BundleError(
+            f"{path}: {brief(min(unknown))} is no field that Kaggle reads: take it out"
+        )
 
 
 def _sources(path: Path, metadata: Mapping[str, Any], kind: str) -> list[str]:
@@ -203,7 +208,9 @@ def _sources(path: Path, metadata: Mapping[str, Any], kind: str) -> list[str]:
             except ParameterError as fault:
                 raise BundleError(f"{path}: {field}: {fault}") from fault
         elif not (_SOURCE if kind == "dataset" else _KERNEL_SOURCE).fullmatch(name):
-            raise BundleError(f"{path}: {field} has {name!r}, Kaggle takes OWNER/SLUG: mend it")
+            raise BundleError(
+                f"{path}: {field} has {shown(name)}, Kaggle takes OWNER/SLUG: mend it"
+            )
     return names
 
 
@@ -219,6 +226,8 @@ def _filled(value: Any, names: Mapping[str, str]) -> Any:
 
 def _template(path: Path, names: Mapping[str, str]) -> dict[str, Any]:
     try:
-        return dict(_filled(json.loads(path.read_text(encoding="utf-8")), names))
-    except (OSError, ValueError, KeyError, TypeError) as fault:
-        raise BundleError(f"{path} is not a metadata template ({fault}): restore it") from fault
+        return dict(_filled(read_json(path), names))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as fault:
+        raise BundleError(
+            f"{path} is not a metadata template ({brief(fault)}): restore it"
+        ) from fault

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mathllm.errors import BundleError
+from mathllm.wording import shown
 
 TAG = "injected-parameters"  # papermill's, so that a run of its own replaces the cell
 # "The kernel source must be less than 1 megabytes in size" (JovianHQ/kernel-run#2).
@@ -82,8 +83,8 @@ def programs(path: Path, text: str) -> Iterator[tuple[int, ast.Module]]:
         for line in source.splitlines():
             if (shell or line.lstrip()[:1] in ("!", "%")) and _INSTALLS.match(line):
                 raise BundleError(
-                    f"{path}: cell {number} runs {line.strip()!r}, and Kaggle has no network for "
-                    "it: lock the package with `build.py wheels`, and take the line out"
+                    f"{path}: cell {number} runs {shown(line.strip())}, and Kaggle has no network "
+                    "for it: lock the package with `build.py wheels`, and take the line out"
                 )
         program = TransformerManager().transform_cell(source)
         flags = ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT

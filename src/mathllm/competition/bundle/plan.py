@@ -90,6 +90,7 @@ def make_plan(spec: BundleSpec) -> Plan:
         spec.model,
         spec.private,
     )
+    checks.check_text(spec.root / "kernel" / KERNEL_METADATA, to_json(metadata[KERNEL]))
     sources = [name for kind in _SOURCES for name in metadata[KERNEL][kind]]
     ours = {spec.model, *(metadata[part]["id"] for part in datasets)}
     machine = Machine(
@@ -151,4 +152,6 @@ def _packages(
 
 def _dataset_metadata(spec: BundleSpec, part: str, names: dict[str, str]) -> dict[str, Any]:
     template = spec.root / "datasets_meta" / Path(part).name / DATASET_METADATA
-    return dataset_metadata(template, names, spec.private, _SLUGS.get(part))
+    metadata = dataset_metadata(template, names, spec.private, _SLUGS.get(part))
+    checks.check_text(template, to_json(metadata))
+    return metadata

@@ -13,6 +13,8 @@ from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel
 from packaging.version import Version
 
 from mathllm.errors import BundleError
+from mathllm.unpacking import ZIP_FAULTS
+from mathllm.wording import shown
 
 IMAGE = "image.txt"
 ABSENT = ("math-verify", "latex2sympy2_extended")  # from the image, though the clone has them
@@ -37,7 +39,9 @@ def read_image(path: Path) -> dict[str, Requirement]:
         try:
             requirement = Requirement(line)
         except InvalidRequirement as fault:
-            raise BundleError(f"{path}:{number} is no requirement ({line!r}): mend it") from fault
+            raise BundleError(
+                f"{path}:{number} is no requirement ({shown(line)}): mend it"
+            ) from fault
         found[canonicalize_name(requirement.name)] = requirement
     return found
 
@@ -81,7 +85,7 @@ def read_wheel(path: Path) -> Wheel:
             metadata = next(n for n in names if n.endswith(".dist-info/METADATA"))
             headers = email.message_from_bytes(archive.read(metadata))
             programs = _programs(archive, names)
-    except (zipfile.BadZipFile, InvalidWheelFilename, StopIteration) as fault:
+    except (*ZIP_FAULTS, OSError, InvalidWheelFilename, StopIteration, configparser.Error) as fault:
         raise BundleError(f"{path} is no wheel: remove it, it is downloaded again") from fault
     tops = {n.partition("/")[0].removesuffix(".py") for n in names}
     return Wheel(

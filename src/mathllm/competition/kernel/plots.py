@@ -5,6 +5,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from mathllm.competition.kernel.journal import read_journal
+from mathllm.labels import drawn
 
 WON, OTHERS, NONE = "#2a7de1", "#f2a33a", "#d9d9d9"
 LABELS = 25  # problems, up to which every one is named
@@ -40,7 +41,9 @@ def plot_run(journal: Path) -> Figure:
     below.set_xlim(0.4, len(answers) + 0.6)
     below.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
     if len(answers) <= LABELS:
-        below.set_xticks(list(places), [str(e["id"]) for e in answers], rotation=60, fontsize=7)
+        below.set_xticks(
+            list(places), [drawn(e["id"], 20) for e in answers], rotation=60, fontsize=7
+        )
     for axes in (above, below):
         axes.spines[["top", "right"]].set_visible(False)
     return figure
