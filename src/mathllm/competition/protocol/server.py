@@ -37,6 +37,7 @@ from mathllm.settings import CURRENT, EvaluationPackage, evaluation_package
 
 POLL_SECONDS = 0.1
 LINGER_SECONDS = 10.0  # for someone's SIGTERM, once the gateway has got all it wanted
+STOP_SECONDS = 5.0  # for gRPC's own threads to end
 DETAIL_BYTES = 2000  # of an exception's message; gRPC drops headers of more than 8 kB
 LOOPBACK = ("ipv4:127.", "ipv6:[::1]", "ipv6:%5B::1%5D")
 
@@ -141,7 +142,7 @@ class InferenceServer:
         self._ending = self._ending or Ending.STOPPED
         server, self._server = self._server, None
         if server is not None:
-            server.stop(grace=None).wait()
+            server.stop(grace=None).wait(STOP_SECONDS)
             self._worker.shutdown()
             if not self._worker.busy:
                 atexit.unregister(self._abandon)
