@@ -353,3 +353,9 @@ def test_a_wave_is_cut_to_what_the_time_left_allows(tokenizer):
     assert engine.asked == [8, 3, 1]  # some samples are short, so one more is tried
     solver.solve("c", "What?", seconds=0)
     assert engine.asked[3:] == [1]
+
+
+@pytest.mark.parametrize("name", ["n_samples", "max_new_tokens"])
+def test_a_setting_that_leaves_nothing_to_draw_is_refused_by_its_own_name(name):
+    with pytest.raises(ParameterError, match=f"^{name} is 0: it must be at least 1"):
+        SolverSettings(**{name: 0})

@@ -37,9 +37,10 @@ class SolverSettings:
     answer_max: int = CURRENT.answer_max
 
     def __post_init__(self) -> None:
-        for name in ("wave", "agreement", "max_calls"):
-            if getattr(self, name) < 0:
-                raise ParameterError(f"{name} is {getattr(self, name)}: it must be at least 0")
+        least = {"n_samples": 1, "max_new_tokens": 1, "wave": 0, "agreement": 0, "max_calls": 0}
+        for name, low in least.items():
+            if getattr(self, name) < low:
+                raise ParameterError(f"{name} is {getattr(self, name)}: it must be at least {low}")
         if self.voting not in WEIGHTS:
             raise ParameterError(f"voting is {self.voting!r}: it must be {', '.join(WEIGHTS)}")
 
