@@ -144,6 +144,7 @@ def test_a_rerun_says_the_difference_and_goes_on(inputs, stamp, monkeypatch):
     assert events[-1]["event"] == "end"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("inputs")
 def test_a_run_with_what_was_vendored_has_no_warning(stamp):
     assert "warning" not in [event["event"] for event in run(stamp)]
@@ -167,6 +168,7 @@ def mounted(order: BundleSpec, inputs: Path) -> Path:
     return inputs / NEWER
 
 
+@pytest.mark.slow
 def test_a_model_is_found_in_either_layout_and_answers(mounted, inputs):
     assert backbone.find_backbone(weights_of(inputs), strict=True) == mounted
     (inputs / OLDER).parent.mkdir(parents=True)

@@ -78,6 +78,7 @@ def test_what_is_no_number_equals_none(latex):
     assert not same(latex, "4", 20)
 
 
+@pytest.mark.slow
 @needs_math_verify
 def test_an_explicit_formula_has_the_value_that_python_computes():
     draw = random.Random(5)

@@ -61,6 +61,7 @@ def machine(tmp_path) -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
 
 
+@pytest.mark.slow
 def test_the_whole_plan_runs_at_tiny_shapes_with_few_packages(tmp_path, machine):
     refused = subprocess.run(
         [sys.executable, "-c", "import torch, polars"],
@@ -185,6 +186,7 @@ def test_shares_are_of_the_ceilings_of_the_same_run(gpu):
     assert figures["against_generate"] == pytest.approx(2.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "status", "said"),
     [(["--plan"], 0, "s of 540"), (["--parts", "a,x"], 2, "error: --parts has 'x'")],

@@ -61,6 +61,7 @@ def guarded(code: str, log: Path):
         return children.start_guarded([sys.executable, "-c", code], os.environ, output)
 
 
+@pytest.mark.slow
 def test_the_end_of_a_guardian_is_the_end_of_all_that_its_command_started(tmp_path):
     guardian = guarded(STUBBORN, tmp_path / "log")
     server, child = wait_for(lambda: pids_in(tmp_path / "log"))
@@ -99,6 +100,7 @@ def start_parent(folder: Path) -> tuple[subprocess.Popen, int, list[int]]:
     return parent, guardian, wait_for(lambda: pids_in(folder / "log"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_parent_that_is_killed_leaves_nothing(tmp_path, number):
     parent, guardian, started = start_parent(tmp_path)
@@ -122,6 +124,7 @@ def test_what_is_left_where_the_guardian_is_killed_too_is_found_and_removed(tmp_
     assert not folder.exists()
 
 
+@pytest.mark.slow
 def test_what_belongs_to_a_living_process_is_left_alone(tmp_path):
     guardian = guarded(STUBBORN, tmp_path / "log")
     started = wait_for(lambda: pids_in(tmp_path / "log"))

@@ -465,6 +465,7 @@ def test_an_endpoint_that_the_package_does_not_call_ends_a_commit_run(weights, m
         run_kernel(weights)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("session")
 def test_a_commit_run_with_its_worker_as_a_process_leaves_no_process(weights, monkeypatch):
     monkeypatch.setattr("mathllm.competition.kernel.submission.Worker", Worker)

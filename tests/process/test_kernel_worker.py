@@ -73,6 +73,7 @@ def test_problems_are_solved_in_another_process(made):
     assert [entry["event"] for entry in told] == ["worker", "loaded"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", worker_solvers.HANGS)
 def test_a_hang_is_ended_in_time_with_its_stack_and_the_next_problem_is_solved(made, name):
     worker, told = made()
@@ -153,6 +154,7 @@ def test_a_loading_that_dies_is_tried_again_three_times_at_most(made, tmp_path):
     assert len(list((tmp_path / "always").iterdir())) == 3
 
 
+@pytest.mark.slow
 def test_a_loading_that_hangs_is_ended_and_tried_again(made, tmp_path, monkeypatch):
     monkeypatch.setattr(worker_module, "LOAD_SECONDS", 3.0)
     worker, told = made(worker_solvers.first_times(tmp_path, "hang_with_the_lock", 1))
@@ -229,6 +231,7 @@ def submission(folder, rerun=True):
     return made
 
 
+@pytest.mark.slow
 def test_twelve_problems_of_which_one_hangs_are_twelve_rows(tmp_path):
     kernel = submission(tmp_path)
     texts = ["abc"] * 12
@@ -244,6 +247,7 @@ def test_twelve_problems_of_which_one_hangs_are_twelve_rows(tmp_path):
     assert "hung" in entries[7]["faults"][0]
 
 
+@pytest.mark.slow
 def test_a_hang_ends_a_commit_run_with_the_stack(tmp_path):
     kernel = submission(tmp_path, rerun=False)
     with pytest.raises(WorkerError, match="hung") as caught:

@@ -290,6 +290,7 @@ def parsed_integer(content):
     return int(value) if value is not None and value.is_Integer else None
 
 
+@pytest.mark.slow
 @needs_math_verify
 @pytest.mark.data
 def test_real_answers_written_otherwise_are_right(solutions):
@@ -301,6 +302,7 @@ def test_real_answers_written_otherwise_are_right(solutions):
     assert len(wrong) <= 0.01 * len(values[::6])
 
 
+@pytest.mark.slow
 @needs_math_verify
 @pytest.mark.data
 def test_real_answers_of_other_problems_are_wrong(solutions):

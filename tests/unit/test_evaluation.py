@@ -156,12 +156,6 @@ def test_samples_that_would_all_be_the_same_are_refused(tokenizer, tmp_path):
         answered(tokenizer, Scripted(tokenizer), make_problems(2), tmp_path, settings)
 
 
-def test_no_samples_are_refused_under_the_name_that_was_given(tokenizer, tmp_path):
-    settings = replace(GREEDY, n_samples=0)
-    with pytest.raises(ParameterError, match=r"^n_samples is 0: it must be at least 1$"):
-        answered(tokenizer, Scripted(tokenizer), make_problems(2), tmp_path, settings)
-
-
 def test_nothing_to_evaluate_is_said(tokenizer, tmp_path):
     with pytest.raises(ParameterError, match="no problems"):
         answered(tokenizer, Scripted(tokenizer), make_problems(0), tmp_path)

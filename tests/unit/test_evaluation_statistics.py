@@ -278,6 +278,7 @@ def naive_chance(answers, size):
     return sum(answer == RIGHT for answer in won) / len(draws)
 
 
+@pytest.mark.slow
 def test_expected_points_are_those_of_all_votes():
     answers = np.array([[0, 0, 1], [0, 1, 2], [1, 1, NONE], [0, 0, 0]])
     samples = Samples(list("abcd"), answers)

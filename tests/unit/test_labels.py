@@ -1,7 +1,6 @@
 """Names out of data in plots: each is drawn as what it is, whatever signs it has."""
 
 import io
-import json
 import warnings
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from mathllm.batches.plots import plot_setting
+from mathllm.competition.kernel.journal import Journal
 from mathllm.competition.kernel.plots import plot_run
 from mathllm.evaluation.figures import plot_groups, plot_times
 from mathllm.labels import LONGEST, drawn
@@ -50,19 +50,13 @@ def written(figure: Figure) -> list[str]:
 
 def journal(path: Path, ids: list[str]) -> Path:
     entry = {
-        "event": "answer",
-        "fault": "",
-        "faults": [],
-        "seconds": 3.0,
-        "allowance": 5.0,
-        "budget_used": 0.1,
-        "votes": {"7": 2.0},
-        "samples": 3,
-        "without_answer": 1,
-        "answer": 7,
+        **{"problem": "", "answer": 7, "votes": {"7": 2.0}, "samples": 3, "without_answer": 1},
+        **{"reason": "", "seconds": 3.0, "allowance": 5.0, "waited": 0.0, "budget_used": 0.1},
+        **{"tokens_per_second": 1.0, "fault": "", "faults": [], "tool_faults": {}},
     }
-    lines = [json.dumps(entry | {"id": id_}) for id_ in ids]
-    path.write_text("\n".join([*lines, ""]), encoding="utf-8")
+    kept = Journal(path)
+    for id_ in ids:
+        kept.write("answer", id=id_, **entry)
     return path
 
 

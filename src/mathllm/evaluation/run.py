@@ -51,8 +51,6 @@ def evaluate(
     ids = problems.rows["id"].to_list()
     if not ids:
         raise ParameterError("no problems to evaluate: loosen the filters")
-    if settings.n_samples < 1:
-        raise ParameterError(f"n_samples is {settings.n_samples}: it must be at least 1")
     if settings.n_samples > 1 and settings.temperature == 0:
         raise ParameterError(
             f"n_samples is {settings.n_samples} at temperature 0: greedy samples are all the "
