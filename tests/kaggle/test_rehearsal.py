@@ -661,6 +661,23 @@ def test_injected_faults_cost_no_more_than_the_problem_they_strike(build, proble
 
 
 @pytest.mark.slow
+def test_a_short_soak_comes_through_whole_and_flat(build, problems, tmp_path):
+    runs = tmp_path / "runs"
+    # This seed has a hang, which costs a worker, and a fault of the sandbox's keeper.
+    result = build_py(
+        *("--build", build, "--problems", problems, "--runs-dir", runs, "--soak", "14"),
+        *("--seed", "12"),
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    told = json.loads((runs / "soak.json").read_text(encoding="utf-8"))
+    assert (told["rows"], told["left behind"], told["failures"]) == (14, 0, [])
+    assert told["workers"] == 2
+    assert told["struck"] >= 1
+    written = pl.read_parquet(runs / "soak" / "gateway" / CURRENT.submission_file)
+    assert sorted(written["id"]) == [f"s{number:05}" for number in range(14)]
+
+
+@pytest.mark.slow
 def test_an_unknown_fault_is_refused_with_status_2(build, problems):
     result = build_py("--build", build, "--problems", problems, "--faults", "flood")
     assert result.returncode == 2

@@ -91,6 +91,7 @@ class Submission:
     def _answer(self, identifier: Any, problem: Any) -> int:
         """The answer to one problem; an exception in its place is a fault of the request."""
         started = time.monotonic()
+        self._waited = 0.0
         digest = ""
         solution: Solution | None = None
         fault: BaseException | None = None
@@ -182,7 +183,8 @@ class Submission:
         cause = None if fault is None else cause_of(fault)
         attempts = solution.attempts if solution else []
         tokens = sum(attempt.tokens for attempt in attempts)
-        rate = tokens / seconds if seconds > 0 else 0.0
+        busy = seconds - self._waited
+        rate = tokens / busy if busy > 0 else 0.0
         samples = len(attempts)
         votes = {str(a): n for a, n in solution.votes.items()} if solution else {}
         answer = solution.answer if solution else FALLBACK
