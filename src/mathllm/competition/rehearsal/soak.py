@@ -18,7 +18,7 @@ from mathllm.competition.rehearsal.rehearse import Rehearsal, keep, staged
 from mathllm.competition.rehearsal.scorecard import PlayedRun
 from mathllm.settings import CURRENT
 
-FAULT_SHARE = 0.05  # of the problems
+FAULT_SHARE = 0.03  # of the problems
 PROBLEM_SECONDS = 4.0  # that each gets, at first
 SAMPLE_SECONDS = 2.0  # between two looks at the kernel's processes
 WARM_SHARE = 0.1  # of the problems, after which nothing should grow any more
