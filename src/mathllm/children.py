@@ -110,6 +110,15 @@ def temporary_folder(kind: Literal["sandbox", "wheels"], place: str | None = Non
     return Path(tempfile.mkdtemp(prefix=f"mathllm-{kind}-{owner()}-", dir=place))
 
 
+def ending(code: int) -> str:
+    """A process's end in words, from its return code."""
+    if code >= 0:
+        return f"exit status {code}"
+    with suppress(ValueError):
+        return signal.Signals(-code).name
+    return f"signal {-code}"
+
+
 def remove_leftovers(places: Sequence[str] = ()) -> tuple[list[str], list[str]]:
     """Kill what was started by a process that is gone, and remove the temporary folders of one.
 

@@ -678,6 +678,26 @@ def test_a_short_soak_comes_through_whole_and_flat(build, problems, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--soak", "0"), "--soak is 0"),
+        (("--soak", "5", "--faults"), "--soak has faults of its own"),
+        (("--soak", "5", "--runs-dir", "{file}"), "is not a folder"),
+        (("--soak", "5", "-p", "voting", "nonsense"), "voting is 'nonsense'"),
+    ],
+)
+def test_a_soak_that_cannot_be_is_refused_with_status_2(build, tmp_path, arguments, words):
+    (tmp_path / "file").touch()
+    runs = ("--runs-dir", tmp_path / "runs")
+    given = [argument.format(file=tmp_path / "file") for argument in arguments]
+    result = build_py("--build", build, *runs, *given)
+    assert (result.returncode, result.stderr.count("Traceback")) == (2, 0)
+    assert words in result.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.slow
 def test_an_unknown_fault_is_refused_with_status_2(build, problems):
     result = build_py("--build", build, "--problems", problems, "--faults", "flood")
     assert result.returncode == 2

@@ -3,6 +3,7 @@ along, and what went to loopback went nowhere else."""
 
 import json
 import math
+import socket
 import threading
 import time
 import tracemalloc
@@ -16,7 +17,8 @@ from helpers.scripted import make_tokenizer
 from mathllm.engines.base import EngineError, SamplingConfig
 from mathllm.engines.remote import RemoteEngine
 from mathllm.engines.server import Server, is_ready
-from mathllm.solving import Solver, SolverSettings
+from mathllm.errors import ParameterError
+from mathllm.solving import EngineSettings, Solver, SolverSettings
 
 LATE = 0.5  # seconds after a deadline that count as in time here: two busy cores
 
@@ -201,6 +203,62 @@ def test_a_server_is_not_started_where_another_answers(tmp_path):
         pytest.raises(EngineError, match="answers before 'sleep 5' is started"),
     ):
         Server("sleep 5", url, tmp_path / "log")
+
+
+def test_a_connection_that_does_not_come_about_ends_at_the_deadline(tokenizer):
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
+        address = full.getsockname()
+        waiting = [socket.socket() for _ in range(4)]  # what the system still takes
+        for one in waiting:
+            one.setblocking(False)
+            one.connect_ex(address)
+        began = time.monotonic()
+        with pytest.raises(EngineError):
+            ask(f"http://127.0.0.1:{address[1]}/v1", tokenizer, deadline=began + 1.0)
+        assert time.monotonic() - began < 1.0 + LATE
+        for one in waiting:
+            one.close()
+
+
+SECRET = "sesame-open"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "127.0.0.1:8000",
+        "ftp://127.0.0.1/v1",
+        "http://127.0.0.1:port/v1",
+        "http://127.0.0.1:99999/v1",
+        "http://[::1/v1",
+        "http:///v1",
+        "http://127.0.0.1:8000/v1\nHost: elsewhere",
+        f"http://me:{SECRET}@127.0.0.1:8000/v1",
+        f"http://{SECRET}@127.0.0.1/v1",
+    ],
+)
+def test_an_address_that_is_none_is_refused_in_words_and_without_its_password(url, tokenizer):
+    with pytest.raises(ParameterError, match=r"^endpoint") as caught:
+        RemoteEngine(url, "any", tokenizer, 100)
+    assert SECRET not in str(caught.value)
+    if url:
+        with pytest.raises(ParameterError, match=r"^endpoint"):
+            EngineSettings(endpoint=url, endpoint_model="any")
+
+
+@pytest.mark.parametrize("key", [f"{SECRET}\nX: y", f"{SECRET} two", f"{SECRET}\u00e9", "\x00"])
+def test_a_key_that_is_none_is_refused_without_being_shown(key, tokenizer):
+    with pytest.raises(ParameterError, match="key") as caught:
+        RemoteEngine("http://127.0.0.1:8000/v1", "any", tokenizer, 100, api_key=key)
+    assert SECRET not in str(caught.value)
+
+
+def test_a_key_is_trimmed_and_sent(tokenizer):
+    with serving(say(STREAM, WHOLE)) as (url, asked):
+        remote = RemoteEngine(url, "any", tokenizer, 1000, api_key=f" {SECRET}\n")
+        remote.generate([[1]], [SamplingConfig()])
+    assert f"Authorization: Bearer {SECRET}\r\n".encode() in asked[0]
 
 
 def test_a_reply_without_headers_is_a_fault(tokenizer):

@@ -187,6 +187,53 @@ def test_a_fault_before_loading_is_raised_too():
         worker.wait_until_loaded()
 
 
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_file_that_is_missing_before_loading_is_said_as_it_is(strict):
+    def prepare():
+        raise FileNotFoundError(2, "No such file", "wheels/requirements.txt")
+
+    told = Told()
+    worker = Worker(prepare, told, strict)
+    with pytest.raises(FileNotFoundError, match=r"wheels/requirements\.txt"):
+        worker.wait_until_loaded()
+    assert "wheels/requirements.txt" in told.of("fault")[0]["cause"]
+
+
+def test_a_process_that_cannot_be_started_is_tried_again(made, monkeypatch):
+    popen, refused = worker_module.subprocess.Popen, []
+
+    def scarce(*arguments, **named):
+        if len(refused) < 2:
+            refused.append(1)
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        return popen(*arguments, **named)
+
+    monkeypatch.setattr(worker_module.subprocess, "Popen", scarce)
+    worker, told = made()
+    assert worker.solve("a", "abc", SECONDS).answer == 3
+    assert [f["cause"].partition("Error")[0] for f in told.of("fault")] == [
+        "the worker ended: BlockingIO"
+    ] * 2
+
+
+def test_a_word_that_cannot_be_read_costs_the_process_and_no_more(made, monkeypatch):
+    worker, _ = made()
+    recv = worker_module.Connection.recv
+
+    def odd(connection):
+        recv(connection)
+        raise AttributeError("no such class here")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(worker_module.Connection, "recv", odd)
+        # Its thread waits in the old one already: the first word is heard, the next is not.
+        worker.solve("a", "abc", SECONDS)
+        with pytest.raises(WorkerError, match="no such class here"):
+            worker.solve("b", "abc", SECONDS)
+    worker.wait_until_loaded()
+    assert worker.solve("c", "abcd", SECONDS).answer == 4
+
+
 def test_closing_ends_the_process_and_leaves_none(made):
     worker, told = made()
     worker.close()

@@ -107,13 +107,13 @@ ENDS = {
     """,
     "the socket's own limit on sending": """
         competition/kernel/worker.py Worker.solve: process.send
-        competition/kernel/worker.py _Process._listen: self._connection.send
-        competition/kernel/worker.py _Process._listen: self._connection.send_bytes
+        competition/kernel/worker.py _Process._hear_all: self._connection.send
+        competition/kernel/worker.py _Process._hear_all: self._connection.send_bytes
         competition/kernel/worker.py _Process.close: self._connection.send
         competition/kernel/worker.py _Process.send: self._connection.send
     """,
     "the other process, whose end closes the pipe": """
-        competition/kernel/worker.py _Process._listen: self._connection.recv
+        competition/kernel/worker.py _Process._hear_all: self._connection.recv
         competition/kernel/worker_process.py _Kernel.hear: self._connection.recv
         competition/kernel/worker_process.py _Kernel.hear_bytes: self._connection.recv_bytes
         competition/kernel/worker_process.py _Kernel.say: self._connection.send

@@ -168,7 +168,7 @@ def _add_rehearse(commands: argparse._SubParsersAction, root: Path) -> None:
         metavar="N",
         type=int,
         help="instead, one rerun of N generated problems with faults at random: every row must "
-        "be there, and nothing may grow or stay behind (2000 takes about an hour)",
+        "be there, and nothing may grow or stay behind (2000 take about half an hour)",
     )
     add_parameters(rehearse, "of the kernel")
     rehearse.add_argument(
@@ -222,6 +222,8 @@ def run_rehearse(root: Path, options: argparse.Namespace) -> int:
             f"--package {options.package} is for a rehearsal without the competition's files: "
             "leave it or --competition out"
         )
+    if options.soak is not None and options.faults is not None:
+        raise ParameterError("--soak has faults of its own: leave it or --faults out")
     if options.soak is not None and options.soak < 1:
         raise ParameterError(f"--soak is {options.soak}: give a number of problems, such as 2000")
     order = Rehearsal(

@@ -15,10 +15,35 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from mathllm.engines.base import EngineError
+from mathllm.errors import ParameterError
+from mathllm.wording import shown
 
 LINE_BYTES = 1 << 22  # of one line: thousands of tokens with their probabilities are shorter
 DETAIL_BYTES = 500  # of a refusal's body, shown
 OK = 200
+
+
+def check_url(url: str) -> None:
+    """Raise ParameterError for what is no address of a server; a password in it is not shown."""
+    mend = "give one as http://127.0.0.1:8000/v1"
+    try:
+        parts = urlsplit(url)
+        whole = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # a port that is none, brackets that do not close
+        raise ParameterError(f"endpoint is no address of a server: {mend}") from None
+    if parts.username is not None or parts.password is not None:
+        raise ParameterError("endpoint has a user name or password in it: leave that out")
+    if not whole or not url.isprintable() or " " in url:
+        raise ParameterError(f"endpoint is {shown(url)}, no address of a server: {mend}")
+
+
+def key_header(api_key: str | None) -> dict[str, str]:
+    """The header for a key, trimmed. Raises ParameterError, without the key, for what none is:
+    the client's own error would show it."""
+    key = (api_key or "").strip()
+    if not (key.isascii() and key.isprintable() and " " not in key):
+        raise ParameterError("the endpoint's key has spaces or signs that no key has")
+    return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 class Exchange:

@@ -16,7 +16,7 @@ from threading import Event, Lock, Thread
 from typing import TYPE_CHECKING, Any
 
 from mathllm.engines.base import Completion, EngineError, OnPass, SamplingConfig
-from mathllm.engines.exchange import Exchange
+from mathllm.engines.exchange import Exchange, check_url, key_header
 from mathllm.engines.requests import Request, Row
 
 if TYPE_CHECKING:
@@ -36,7 +36,8 @@ class RemoteEngine:
     """Generates through `POST {url}/completions`, one streamed request a sample.
 
     `url` as "http://127.0.0.1:8000/v1". `max_positions`: prompt and new tokens together.
-    `parallel` requests run at once; a server batches them.
+    `parallel` requests run at once; a server batches them. Raises ParameterError for a URL or
+    key that is none.
     """
 
     def __init__(
@@ -48,12 +49,13 @@ class RemoteEngine:
         api_key: str | None = None,
         parallel: int = 64,
     ) -> None:
+        check_url(url)
         self.url = url.rstrip("/")
         self.model = model
         self.tokenizer = tokenizer
         self.max_positions = max_positions
         self.parallel = parallel
-        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._headers = key_header(api_key)
 
     def generate(
         self,
@@ -94,9 +96,9 @@ class RemoteEngine:
         if row.done:
             return
         stream.begin()
-        stream.exchange = Exchange(
-            self.url, "completions", self._body(row), self._headers, CONNECT_SECONDS
-        )
+        # A socket that is not connected yet cannot be shut by the watcher.
+        seconds = max(min(CONNECT_SECONDS, stream.left()), WATCH_SECONDS)
+        stream.exchange = Exchange(self.url, "completions", self._body(row), self._headers, seconds)
         with stream.exchange as exchange:
             for choice in _choices(exchange.lines()):
                 tokens, logprobs, entropy = self._read(choice)
@@ -168,9 +170,12 @@ class _Stream:
     def begin(self) -> None:
         """Its clock runs from here on."""
         self.heard = time.monotonic()
+        self.silence = min(SILENCE_SECONDS, SILENCE_SHARE * self.left())
+
+    def left(self) -> float:
+        """Seconds until its deadline."""
         deadline = self.row.config.deadline
-        share = math.inf if deadline is None else SILENCE_SHARE * (deadline - self.heard)
-        self.silence = min(SILENCE_SECONDS, share)
+        return math.inf if deadline is None else deadline - time.monotonic()
 
     def fail(self, fault: Exception) -> None:
         """It broke; no fault where it had its end already."""

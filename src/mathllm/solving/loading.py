@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mathllm.engines.base import EngineError
+from mathllm.engines.exchange import check_url
 from mathllm.errors import ParameterError, WeightsError
 from mathllm.solving.solution import SolverSettings
 from mathllm.solving.solver import Solver
@@ -66,6 +67,8 @@ class EngineSettings:
             raise ParameterError(
                 f"endpoint_model is empty: name the model that {self.endpoint} serves"
             )
+        if self.endpoint:
+            check_url(self.endpoint)
         if self.server and not self.endpoint:
             raise ParameterError(f"endpoint is empty: give the address of {self.server!r}")
 

@@ -11,6 +11,7 @@ from mathllm.engines.server import Server
 START_SECONDS = 900.0  # until it answers: a large model takes minutes to load
 RESTARTS = 5  # in a run
 WATCH_SECONDS = 1.0  # between two looks at it
+PAUSE_SECONDS = 2.0  # before it is started again, twice as long each time: memory is freed late
 
 
 class EndpointServer:
@@ -43,7 +44,7 @@ class EndpointServer:
     def _begin(self) -> None:
         with self._lock:
             if self._closing.is_set():
-                return
+                raise EngineError("the run is over: no server is started")
             self._started += 1
             number = f"-{self._started}" if self._started > 1 else ""
             self._server = Server(self._command, self._url, self._log / f"server{number}.log")
@@ -57,6 +58,8 @@ class EndpointServer:
                 self._tell("fault", cause=f"{why}; it is not started a {self._started + 1}th time")
                 return
             self._tell("fault", cause=f"{why}; it is started again")
+            if self._closing.wait(PAUSE_SECONDS * 2 ** (self._started - 1)):
+                return
             # Where it cannot be, the next look finds the one that ended again.
             with suppress(EngineError):
                 self._begin()

@@ -56,16 +56,17 @@ def serve(
         bundle=bundle.partition(" ")[0],
     )
     engine = engine or EngineSettings()
-    server = EndpointServer(engine.server, engine.endpoint, paths.working_dir(), journal.write)
     with warnings_to(journal):
         with _survived(rerun):
             integrity.check(bundle)
         submission = Submission(
-            lambda: _prepare(weights, settings, engine, server, journal, strict=not rerun),
+            lambda: _prepare(weights, settings, engine, server, submission),
             budget,
             journal,
             rerun,
         )
+        log = paths.working_dir()
+        server = EndpointServer(engine.server, engine.endpoint, log, submission.tell)
         try:
             _run(submission, test_file)
         finally:
@@ -163,23 +164,23 @@ def _prepare(
     settings: SolverSettings,
     engine: EngineSettings,
     server: EndpointServer,
-    journal: Journal,
-    strict: bool,
+    submission: Submission,
 ) -> Load:
     """What a killed kernel left is removed, what the image lacks installed, the endpoint's
     server started. Returns what loads the solver then, in the worker."""
+    rerun = submission.rerun
     ended, folders = children.remove_leftovers()
     if ended or folders:
-        journal.write("leftovers", ended=ended, removed=folders)
-    with _survived(not strict):
+        submission.tell("leftovers", ended=ended, removed=folders)
+    with _survived(rerun):
         if (dataset := paths.find_dataset(paths.WHEELS_SLUG)) is not None:
-            journal.write("wheels", **install.install(dataset))
+            submission.tell("wheels", **install.install(dataset))
     if engine.server:
         try:
             server.start()
         except EngineError as fault:
-            if strict:
+            if not rerun:
                 raise
-            journal.write("fault", cause=f"loading: {fault}; the TRM answers")
+            submission.tell("fault", cause=f"loading: {fault}; the TRM answers")
             engine = replace(engine, server="", endpoint="")
-    return partial(load_kernel_solver, weights, settings, engine, strict)
+    return partial(load_kernel_solver, weights, settings, engine, not rerun)

@@ -56,7 +56,7 @@ class Submission:
         self.journal = journal
         self._budget = budget
         self._report = report
-        self._worker = (worker or Worker)(prepare, self._tell, strict=not rerun)
+        self._worker = (worker or Worker)(prepare, self.tell, strict=not rerun)
         self._answered = 0
         # Seconds that the last problem was given, and those that it waited for the solver.
         self._allowance = self._waited = 0.0
@@ -101,7 +101,7 @@ class Submission:
             text = "" if problem is None else str(problem)
             digest = digest_of(text)
             if (again := self._known.get((str(identifier), digest))) is not None:
-                self._tell("again", id=str(identifier), answer=again)
+                self.tell("again", id=str(identifier), answer=again)
                 return again
             solution = self._solve(str(identifier), text)
         except KeyboardInterrupt:
@@ -133,7 +133,7 @@ class Submission:
     def close(self, cause: str) -> None:
         """Say why the run ended."""
         journal = self.journal
-        self._tell("end", cause=cause, lost=journal.lost, why=journal.why)
+        self.tell("end", cause=cause, lost=journal.lost, why=journal.why)
         lost = f"; {journal.lost} lines are not in it: {journal.why}" if journal.lost else ""
         self._say(f"{self._answered} problems answered; {cause}{lost}")
 
@@ -217,11 +217,13 @@ class Submission:
             f"{rate:,.0f} tokens/s  budget left {_hours(self._budget.left_seconds)}"
         )
 
-    def _tell(self, event: str, **values: Any) -> None:
+    def tell(self, event: str, **values: Any) -> None:
         """To the journal, and to whoever watches where it is of the loading."""
         try:
             self.journal.write(event, **values)
         except OSError as error:
+            if not self.rerun:
+                raise
             self._say(f"{event} cannot be recorded: {error}")
         if event == "loaded":
             self._say(f"solver loaded in {values['seconds']:.1f} s")

@@ -94,7 +94,7 @@ class Worker:
                 return
             else:
                 why, stack = process.ended, process.stack
-            self._unloaded += process.was_loaded is False
+            self._unloaded += not process.was_loaded
             error = WorkerError(f"the worker ended: {why}", stack)
             if self._strict or self._unloaded >= STARTS:
                 raise error
@@ -226,7 +226,21 @@ class _Process:
     def _listen(self) -> None:
         """Start the process and hear it until it ends: it dies with the thread that made it."""
         try:
-            load = self._loader()
+            self._hear_all(self._loader())
+        except BaseException as fault:  # of preparing: whoever waits for the solver gets it
+            self._not_loaded(fault)
+        finally:
+            self.ended = self.ended or "closed"
+            self._end()
+            children.remove_leftovers()
+            self._theirs.close()
+            self._connection.close()
+            self.loaded.set()
+            self.heard.put(("ended",))
+
+    def _hear_all(self, load: bytes) -> None:
+        """Never raises: whatever is wrong from here on ends this process, and another follows."""
+        try:
             if self._closing.is_set():
                 return
             self._popen = self._start()
@@ -237,18 +251,8 @@ class _Process:
             self._connection.send_bytes(load)
             while True:
                 self._hear(self._connection.recv())
-        except (EOFError, OSError, pickle.UnpicklingError):
-            self.ended = self._how()
-        except BaseException as fault:  # of preparing
-            self._not_loaded(fault)
-        finally:
-            self.ended = self.ended or "closed"
-            self._end()
-            children.remove_leftovers()
-            self._theirs.close()
-            self._connection.close()
-            self.loaded.set()
-            self.heard.put(("ended",))
+        except Exception as fault:
+            self.ended = self._how(fault)
 
     def _start(self) -> "subprocess.Popen[bytes]":
         root = str(Path(__file__).parents[3])
@@ -287,18 +291,14 @@ class _Process:
         self._tell("fault", cause=f"loading: {cause_of(fault)}")
         self.loaded.set()
 
-    def _how(self) -> str:
-        """How it ended, in words."""
+    def _how(self, fault: Exception) -> str:
+        """How it ended, in words; by `fault` unless the pipe was closed at its end."""
+        if self._popen is None or not isinstance(fault, (EOFError, ConnectionError)):
+            return cause_of(fault)
         with suppress(subprocess.TimeoutExpired):
             self._popen.wait(END_SECONDS)
         code = self._popen.returncode
-        if code is None:
-            return "it closed its pipe"
-        if code >= 0:
-            return f"exit status {code}"
-        with suppress(ValueError):
-            return signal.Signals(-code).name
-        return f"signal {-code}"
+        return "it closed its pipe" if code is None else children.ending(code)
 
 
 def _raised(told: tuple[bytes | None, str, str]) -> BaseException:

@@ -2,11 +2,13 @@
 
 import json
 import statistics
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import psutil
@@ -52,17 +54,25 @@ def soak(
     rehearse.
     """
     seed = order.seed or 0
-    order.runs_dir.mkdir(parents=True, exist_ok=True)
-    problems = order.runs_dir / "soak.csv"
-    _write_problems(problems, count, seed)
     # Twice as many expected as come, so that what is saved does not heap up on the last.
     expected = 2 * count
     hours = {"hours": str((expected * PROBLEM_SECONDS + 60) / 3600), "margin_minutes": "1"}
     parameters = {**PARAMETERS, **hours, "expected_problems": str(expected)}
     parameters |= dict(order.parameters)
-    order = replace(order, problems=problems, parameters=[*parameters.items()])
+    with tempfile.TemporaryDirectory() as folder:
+        problems = Path(folder) / "soak.csv"
+        _write_problems(problems, count, seed)
+        order = replace(order, problems=problems, parameters=[*parameters.items()])
+        result = _play(order, count, f"soak:{seed}:{share}", say)
+    for name, value in result.items():
+        say(f"{name:24} {value}")
+    return not result["failures"]
+
+
+def _play(order: Rehearsal, count: int, fault: str, say: Callable[[str], None]) -> dict[str, Any]:
+    """The rerun, and its figures, which are in soak.json too."""
     with staged(order, say) as (play, _):
-        play = replace(play, fault=f"soak:{seed}:{share}")
+        play = replace(play, fault=fault)
         run = PlayedRun(1, "soak", play.folders.working("soak"))
         looks: list[Look] = []
         with _watching(run, Path(play.folders.folder) / "tmp", looks):
@@ -75,9 +85,7 @@ def soak(
     result = _result(run, looks, left, count)
     text = json.dumps(result | {"looks": [asdict(look) for look in looks]}, indent=1)
     (order.runs_dir / "soak.json").write_text(text + "\n", encoding="utf-8")
-    for name, value in result.items():
-        say(f"{name:24} {value}")
-    return not result["failures"]
+    return result
 
 
 def _write_problems(path: Path, count: int, seed: int) -> None:
@@ -141,7 +149,7 @@ def _left(run: PlayedRun, temporary: Path) -> list[str]:
     return found
 
 
-def _result(run: PlayedRun, looks: Sequence[Look], left: list[str], count: int) -> dict:
+def _result(run: PlayedRun, looks: Sequence[Look], left: list[str], count: int) -> dict[str, Any]:
     """What came of it, as figures, with what of it is a failure."""
     lines = (run.folder / "kernel" / NAME).read_bytes().splitlines()
     events = read_journal(run.folder / "kernel" / NAME)
