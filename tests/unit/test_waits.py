@@ -106,14 +106,13 @@ ENDS = {
         engines/remote.py _watched: watcher.join
     """,
     "the socket's own limit on sending": """
-        competition/kernel/worker.py Worker.solve: process.send
-        competition/kernel/worker.py _Process._hear_all: self._connection.send
-        competition/kernel/worker.py _Process._hear_all: self._connection.send_bytes
-        competition/kernel/worker.py _Process.close: self._connection.send
-        competition/kernel/worker.py _Process.send: self._connection.send
+        competition/kernel/worker.py Worker.solve: process.connection.send
+        competition/kernel/worker.py _Process._hear_all: self.connection.send
+        competition/kernel/worker.py _Process._hear_all: self.connection.send_bytes
+        competition/kernel/worker.py _Process.close: self.connection.send
     """,
     "the other process, whose end closes the pipe": """
-        competition/kernel/worker.py _Process._hear_all: self._connection.recv
+        competition/kernel/worker.py _Process._hear_all: self.connection.recv
         competition/kernel/worker_process.py _Kernel.hear: self._connection.recv
         competition/kernel/worker_process.py _Kernel.hear_bytes: self._connection.recv_bytes
         competition/kernel/worker_process.py _Kernel.say: self._connection.send
@@ -143,8 +142,8 @@ ENDS = {
         competition/kernel/worker.py _Process._hear: self.heard.put
         competition/kernel/worker.py _Process._listen: self.heard.put
         competition/protocol/channel.py ProcessWatch._waiting: select.poll
-        competition/protocol/endpoints.py Worker.shutdown: self._jobs.put
-        competition/protocol/endpoints.py Worker.submit: self._jobs.put
+        competition/protocol/endpoints.py EndpointThread.shutdown: self._jobs.put
+        competition/protocol/endpoints.py EndpointThread.submit: self._jobs.put
         competition/protocol/gateway.py _ask_all: row.select
         engines/cache.py BackboneCache.update: self.store.read
         engines/cache.py cached_attention.attend: store.read
@@ -161,7 +160,7 @@ ENDS = {
     """,
     "the end of the run, which is what it waits for": """
         competition/kernel/serve.py _run: server.serve
-        competition/protocol/endpoints.py Worker._work: self._jobs.get
+        competition/protocol/endpoints.py EndpointThread._work: self._jobs.get
         competition/protocol/gateway.py _ask_all: client.send
     """,
 }

@@ -113,7 +113,7 @@ class Worker:
         so_far: Solution | None = None
         # Where it is not taken, what ended the process is heard, or nothing until the deadline.
         with suppress(OSError):
-            process.send((self._asked, identifier, problem, seconds))
+            process.connection.send((self._asked, identifier, problem, seconds))
         while True:
             try:
                 said = process.heard.get(timeout=max(deadline - time.monotonic(), 0.0))
@@ -158,7 +158,7 @@ class _Process:
     """One process from its start to its end, and the thread that listens to it.
 
     `loaded` is set once loading is over, however it ended; `heard` gets what is said about a
-    problem, and ("ended",). `ended` says how it ended.
+    problem, and ("ended",). `ended` says how it ended. Questions are sent by `connection`.
     """
 
     def __init__(self, number: int, loader: Callable[[], bytes], tell: Tell):
@@ -175,7 +175,7 @@ class _Process:
         # A process that does not read must not hold who writes.
         timeout = struct.pack("ll", int(SEND_SECONDS), 0)
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeout)
-        self._connection = Connection(ours.detach())
+        self.connection = Connection(ours.detach())
         self._closing = threading.Event()
         threading.Thread(target=self._listen, name="worker", daemon=True).start()
 
@@ -187,10 +187,6 @@ class _Process:
         except (OSError, ValueError):
             return ""
         return written.decode(errors="replace").strip()
-
-    def send(self, question: tuple) -> None:
-        """Raises OSError where it is not taken."""
-        self._connection.send(question)
 
     def end_hung(self) -> str:
         """Kill it, after asking for its stacks, which are returned: where it hangs."""
@@ -212,7 +208,7 @@ class _Process:
         self._closing.set()
         popen = self._popen
         with suppress(OSError):
-            self._connection.send(None)
+            self.connection.send(None)
         if popen is not None and self.loaded.is_set():
             with suppress(subprocess.TimeoutExpired):
                 popen.wait(END_SECONDS)
@@ -234,7 +230,7 @@ class _Process:
             self._end()
             children.remove_leftovers()
             self._theirs.close()
-            self._connection.close()
+            self.connection.close()
             self.loaded.set()
             self.heard.put(("ended",))
 
@@ -247,10 +243,10 @@ class _Process:
             if self._closing.is_set():
                 return
             self._tell("worker", pid=self._popen.pid, number=self._number)
-            self._connection.send(sys.path)
-            self._connection.send_bytes(load)
+            self.connection.send(sys.path)
+            self.connection.send_bytes(load)
             while True:
-                self._hear(self._connection.recv())
+                self._hear(self.connection.recv())
         except Exception as fault:
             self.ended = self._how(fault)
 

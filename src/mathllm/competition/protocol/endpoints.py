@@ -38,7 +38,7 @@ def named_endpoints(
     return named
 
 
-class Worker(futures.Executor):
+class EndpointThread(futures.Executor):
     """One thread, as the protocol's servers have. Unlike ThreadPoolExecutor's it is a daemon:
     Python would wait at its exit for a prediction that nobody wants any more."""
 
@@ -70,7 +70,7 @@ class Worker(futures.Executor):
 
 
 def bind(
-    handler: grpc.GenericRpcHandler, worker: Worker, host: str, ports: Sequence[int]
+    handler: grpc.GenericRpcHandler, worker: EndpointThread, host: str, ports: Sequence[int]
 ) -> tuple[grpc.Server, int]:
     """A server, not yet started, that has the first free port."""
     for port in ports:

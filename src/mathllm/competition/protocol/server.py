@@ -31,7 +31,7 @@ from mathllm.competition.protocol.channel import (
     SERVICE,
     ProcessWatch,
 )
-from mathllm.competition.protocol.endpoints import Worker, bind, named_endpoints
+from mathllm.competition.protocol.endpoints import EndpointThread, bind, named_endpoints
 from mathllm.errors import UserError
 from mathllm.settings import CURRENT, EvaluationPackage, evaluation_package
 
@@ -77,7 +77,7 @@ class InferenceServer:
         self._package = package or evaluation_package(CURRENT.package_version)
         self._endpoints = named_endpoints(endpoints, self._package)
         self._host = host or ("[::]" if paths.on_kaggle() else "127.0.0.1")
-        self._worker = Worker()
+        self._worker = EndpointThread()
         self._server: grpc.Server | None
         self._server, self.port = bind(
             self._handler(), self._worker, self._host, ports or self._package.server_ports
