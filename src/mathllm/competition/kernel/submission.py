@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from mathllm import paths
+from mathllm.competition.kernel.columns import digest as digest_of
+from mathllm.competition.kernel.columns import ids_in, problems_in
 from mathllm.competition.kernel.journal import Journal, read_journal, votes_text
-from mathllm.competition.kernel.requests import digest as digest_of
-from mathllm.competition.kernel.requests import ids_in, problems_in
 from mathllm.competition.kernel.worker import Load, Worker, WorkerError
 from mathllm.errors import cause_of
 from mathllm.settings import CURRENT
