@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from mathllm.sandbox import KernelError, SandboxPool, SandboxSettings, keeper, remover
@@ -39,8 +40,7 @@ def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:  
 
 def children() -> set[int]:
     """Processes of this one, the ended and unreaped among them."""
-    path = Path("/proc/self/task")
-    return {int(n) for task in path.iterdir() for n in (task / "children").read_text().split()}
+    return {child.pid for child in psutil.Process().children()}
 
 
 def eventually(holds: Callable[[], bool]) -> bool:
