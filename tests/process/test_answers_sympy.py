@@ -2,20 +2,16 @@
 
 import importlib.util
 import os
-import random
 import signal
 import subprocess
 import sys
 import threading
 import time
-from fractions import Fraction
-from math import comb, factorial
 from pathlib import Path
 
 import pytest
 
 from mathllm.answers import sympy_process
-from mathllm.answers.formulas import explicit
 from mathllm.answers.sympy_process import PROGRAM, Worker, same
 
 SLACK = 1.0  # seconds for a busy machine, beyond a call's own limit
@@ -76,47 +72,6 @@ def test_an_expression_is_its_value_and_no_other(latex, value):
 )
 def test_what_is_no_number_equals_none(latex):
     assert not same(latex, "4", 20)
-
-
-@pytest.mark.slow
-@needs_math_verify
-def test_an_explicit_formula_has_the_value_that_python_computes():
-    draw = random.Random(5)
-
-    def formula(depth):
-        """LaTeX and its value, None where it has none that is small."""
-        if depth == 0:
-            number = draw.randint(1, 12)
-            return str(number), Fraction(number)
-        (a, x), (b, y) = formula(depth - 1), formula(depth - 1)
-        whole = x.denominator == y.denominator == 1
-        small = whole and 0 <= x <= 30
-        choices = [
-            (rf"\left({a}\right)+\left({b}\right)", x + y),
-            (rf"({a})-({b})", x - y),
-            (rf"\left({a}\right)\cdot\left({b}\right)", x * y),
-            (rf"\lfloor\frac{{{a}}}{{3}}\rfloor\lceil {b}\rceil", (x // 3) * -(-y // 1)),
-            (rf"\max({a}, {b})", max(x, y)),
-        ]
-        if y:
-            choices.append((rf"\dfrac{{{a}}}{{{b}}}", x / y))
-        if small and 0 <= y <= 30:
-            choices.append((rf"\binom{{{a}}}{{{b}}}", Fraction(comb(int(x), int(y)))))
-        if small and x <= 8:
-            choices.append((rf"({a})!", Fraction(factorial(int(x)))))
-        if small:
-            choices.append((rf"\sqrt{{({a})^2}}", x))
-        return draw.choice(choices)
-
-    asked = 0
-    while asked < 150:
-        latex, value = formula(draw.choice([1, 2, 2, 3]))
-        if (written := explicit(latex)) and abs(value) < 10**30:
-            asked += 1
-            truth = rf"\frac{{{value.numerator}}}{{{value.denominator}}}"
-            nested = latex.count(r"\max") > 1  # math-verify gives up there
-            assert same(written, truth, 20) or nested, latex
-            assert not same(written, f"{truth}+1", 20), latex
 
 
 @pytest.mark.slow
@@ -303,6 +258,7 @@ def test_neither_sympy_nor_a_worker_is_loaded_before_it_is_needed():
         "from mathllm.answers import sympy_process\n"
         "from mathllm.answers.extract import extract_answer\n"
         "assert extract_answer(r'\\boxed{\\frac{84}{2}}') == 42\n"
+        "assert extract_answer(r'\\boxed{\\lfloor\\pi\\rfloor}') == 3\n"
         "assert extract_answer(r'\\boxed{x^2}') is None\n"
         "assert sympy_process._worker.pid is None\n"
         "assert 'math_verify' not in sys.modules\n"
@@ -318,11 +274,10 @@ def _not_installed(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("_not_installed")
-def test_without_math_verify_text_and_fractions_are_compared():
+def test_without_math_verify_texts_are_compared():
     assert not sympy_process.available()
     assert same(r"\sqrt{16}", r"\sqrt 16") is False
     assert same(r"\sqrt2", r"\sqrt{2}")
-    assert same(r"\dfrac12", "0.5")
     assert same(r"\left( 1, 2\right)", "(1, 2)")
     assert same("1{,}234", "1234")
     assert not same("1", "2")
@@ -335,5 +290,5 @@ def test_a_math_verify_that_does_not_load_counts_as_not_installed(tmp_path, monk
     path = tmp_path / "program.py"
     path.write_text("import socket\nsocket.socket(fileno=0).sendall(b'{\"ready\": false}\\n')\n")
     monkeypatch.setattr(sympy_process, "_worker", Worker(path))
-    assert same(r"\frac12", "0.5", 20)
+    assert not same("x+1", "1+x", 20)
     assert not sympy_process.available()

@@ -3,7 +3,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from helpers.answer_cases import CASES
-from mathllm.answers.extract import last_box
+from mathllm.answers.boxes import last_box
 from mathllm.solving import extract_answer
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers.paths import shared_file
-from mathllm.answers.values import last_box
+from mathllm.answers.boxes import last_box
 from mathllm.data import load_problems
 from mathllm.data.conversions import SCHEMA, plain
 from mathllm.data.sources import (

@@ -14,7 +14,7 @@ from polars.testing import assert_frame_equal
 
 from helpers.paths import ROOT, TESTS, shared_file
 from helpers.scripted import Printing, Scripted, header, make_problems, make_tokenizer
-from mathllm.answers.values import last_box
+from mathllm.answers.boxes import last_box
 from mathllm.data.chat import load_tokenizer
 from mathllm.data.decontaminate import Reserved
 from mathllm.data.selection import select_rows

@@ -1,6 +1,7 @@
 """Whether an answer is right: the same thing as the truth, written in whatever way.
 
-Knows answers' LaTeX: integers by our own reader, the rest by math-verify within a time limit.
+Numbers and lists of numbers are compared exactly by what reading.py and reals.py make of them;
+the rest by math-verify within a time limit.
 
 The rules where graders differ:
 - Units, currency and degrees are left out, as in MATH: 5 cm, 5 m and 5 are the same.
@@ -15,15 +16,17 @@ The rules where graders differ:
 """
 
 import re
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 
-from mathllm.answers import sympy_process
+from mathllm.answers import reals, sympy_process
+from mathllm.answers.boxes import last_box
 from mathllm.answers.extract import extract_answer
-from mathllm.answers.formulas import explicit
+from mathllm.answers.reading import Reading, rational_value, read
+from mathllm.answers.reals import MAX_BITS, Real
 from mathllm.answers.sympy_process import normal_text
-from mathllm.answers.values import MAX_BITS, last_box, rational_value
 
-_BASE = re.compile(r"(?:[A-Za-z]=)?(?P<numeral>[0-9A-F.]+)_(?P<base>\d+|\{[\w\\{}]*\})", re.ASCII)
+_BASE = re.compile(r"(?:[A-Za-z]=)?[0-9A-F.]+_(?:\d+|\{[\w\\{}]*\})", re.ASCII)
 _RATIO = re.compile(r"[\d.,]+(?::[\d.,]+)+", re.ASCII)
 _LISTED = re.compile(r"\\\{[^:|]*,[^:|]*\\\}")
 _BRACKETED = re.compile(r"[(\[].*,.*[)\]]", re.DOTALL)
@@ -41,12 +44,17 @@ def equivalent(answer: str, truth: str, seconds: float = 5.0) -> bool:
     texts = normal_text(answer), normal_text(truth)
     if texts[0] == texts[1] or not all(texts):
         return texts[0] == texts[1] != ""
-    for rule in (_by_words, _by_base, _by_ratio, _by_brackets):
+    for rule in (_by_words, _by_ratio, _by_brackets):
         if (verdict := rule(*texts)) is not None:
             return verdict
-    if (verdict := _by_value(answer, truth)) is not None:
-        return verdict
-    return sympy_process.same(explicit(answer) or answer, explicit(truth) or truth, seconds)
+    readings = read(answer), read(truth)
+    if all(readings):
+        verdict = _by_readings(*readings, *texts)
+    elif any(map(_BASE.fullmatch, texts)):
+        verdict = False
+    else:
+        verdict = None
+    return sympy_process.same(answer, truth, seconds) if verdict is None else verdict
 
 
 def grade(text: str, truth: str, seconds: float = 5.0) -> bool:
@@ -75,18 +83,6 @@ def _by_words(answer: str, truth: str) -> bool | None:
     return None
 
 
-def _by_base(answer: str, truth: str) -> bool | None:
-    sides = [_BASE.fullmatch(side) for side in (answer, truth)]
-    if not any(sides):
-        return None
-    if not all(sides):
-        return False
-    (numeral, base), (true_numeral, true_base) = [
-        (side["numeral"], _WORDS.sub(r"\1", side["base"].strip("{}"))) for side in sides if side
-    ]
-    return numeral == true_numeral and base == true_base
-
-
 def _by_ratio(answer: str, truth: str) -> bool | None:
     sides = [_RATIO.fullmatch(side) for side in (answer, truth)]
     if not any(sides):
@@ -105,17 +101,50 @@ def _by_brackets(answer: str, truth: str) -> bool | None:
     return None
 
 
-def _by_value(answer: str, truth: str) -> bool | None:
-    """Two rational numbers, but for two names and for the other meaning of per cent."""
-    value, true_value = rational_value(answer), rational_value(truth)
-    if value is None or true_value is None or ("=" in answer and "=" in truth):
+def _by_readings(a: Reading, b: Reading, answer: str, truth: str) -> bool | None:
+    """None where it is not found out, and for two different names."""
+    if a.base != b.base:
+        return False
+    if a.name and b.name and a.name != b.name:
         return None
-    if value == true_value or _rounds(answer, true_value) or _rounds(truth, value):
-        return True
-    return None if "%" in answer + truth else False
+    if len(a.values) == len(b.values) == 1:
+        return _same_number(a, b, answer, truth)
+    if a.brackets == b.brackets not in ("", "{}"):
+        if len(a.values) != len(b.values):
+            return False
+        return _all(reals.same(x, y) for x, y in zip(a.values, b.values, strict=True))
+    if {a.brackets, b.brackets} <= {"", "{}"}:
+        return _all((_within(a.values, b.values), _within(b.values, a.values)))
+    return False if a.brackets and b.brackets else None
 
 
-def _rounds(decimal: str, value: Fraction) -> bool:
+def _same_number(a: Reading, b: Reading, answer: str, truth: str) -> bool | None:
+    (x,), (y,) = a.values, b.values
+    verdict = reals.same(x, y)
+    if verdict is not False:
+        return verdict
+    if a.percent != b.percent:
+        percent, other = (x, y) if a.percent else (y, x)
+        verdict = reals.same(reals.divide(percent, Fraction(100)), other)
+    return verdict or _rounds(answer, y) or _rounds(truth, x)
+
+
+def _within(some: Sequence[Real], others: Sequence[Real]) -> bool | None:
+    """Whether each of some numbers is among the others."""
+    return _all(_any(reals.same(one, other) for other in others) for one in some)
+
+
+def _all(verdicts: Iterable[bool | None]) -> bool | None:
+    found = list(verdicts)
+    return False if False in found else None if None in found else True
+
+
+def _any(verdicts: Iterable[bool | None]) -> bool | None:
+    found = list(verdicts)
+    return True if True in found else None if None in found else False
+
+
+def _rounds(decimal: str, value: Real) -> bool:
     """Whether a decimal with six places or more is the value, rounded to those places."""
     places = _LONG_DECIMAL.fullmatch(decimal.strip())
-    return bool(places) and round(value, len(places[1])) == Fraction(decimal.strip())
+    return bool(places) and reals.rounds_to(value, Fraction(decimal.strip()), len(places[1]))

@@ -2,28 +2,28 @@
 
 Knows where models put answers: the last box, else a closing phrase, else the last output of
 their program. Nothing is evaluated as code and nothing is wrapped modulo anything. What the
-text writes plainly is read in time linear in the text; a formula beyond sums, products,
-fractions and powers is no answer.
+text writes is read in time linear in the text, and a box within the limits of reals.py.
 """
 
 import re
 
-from mathllm.answers.values import NUMBER, integer_value, last_box
+from mathllm.answers.boxes import last_box_of_prose, mentions_box
+from mathllm.answers.fences import blocks, prose
+from mathllm.answers.latex import NUMBER
+from mathllm.answers.reading import integer_value
 from mathllm.settings import CURRENT
 
-_BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])")
 _MARKUP = r"[*_]{0,3}"
 _PHRASE = re.compile(
     rf"\banswer{_MARKUP}\s{{0,9}}(?:is|=|:)\s{{0,9}}:?[*_\s]{{0,9}}(?=[-−+\d$\\(])",
     re.ASCII | re.IGNORECASE,
 )
 _STATED = re.compile(
-    r"(?:\$\$?|\\[(\[])?\s{0,9}(?P<number>[-−+]?\s?(?:" + NUMBER.pattern + r"))"
+    r"(?:\$\$?|\\[(\[])?\s{0,9}(?P<number>[-−+]?\s?(?:" + NUMBER + r"))"
     rf"\s{{0,9}}(?:\$\$?|\\[)\]])?{_MARKUP}[.!]?{_MARKUP}"
     r"(?:\s{0,9}(?:\Z|\n|<\|)|(?:(?<=[.!])|(?<=[.!]\*\*))\s)",
     re.ASCII,
 )
-_FENCE = re.compile(r"^```[ \t]*(\w*)[^\n`]*$", re.MULTILINE)
 _PRINTED = re.compile(r"\s*([-+]?\d{1,1000})\s*", re.ASCII)
 
 
@@ -36,17 +36,18 @@ def extract_answer(
     empty one ("put it in \\boxed{}"): the one before is taken. A last box that holds
     something else than an integer in range is no answer, whatever stood before it.
     """
-    content = last_box(text)
+    spoken = prose(text)
+    content = last_box_of_prose(spoken)
     if content is not None:
         value = integer_value(content)
-    elif _BOX.search(text):
+    elif mentions_box(spoken):
         return None  # cut off inside its box, or talking of one: it has not answered yet
     else:
-        value = unboxed_integer(text)
+        value = _unboxed_integer(text, spoken)
     return value if value is not None and low <= value <= high else None
 
 
-def unboxed_integer(text: str) -> int | None:
+def _unboxed_integer(text: str, spoken: str) -> int | None:
     """The integer of the last closing phrase, else of the last output, of a text without box.
 
     "The answer is 42." counts, "Answer: $42$" too, and the last such phrase alone, as with
@@ -59,32 +60,13 @@ def unboxed_integer(text: str) -> int | None:
     phrase states anything, no program follows it, its block is closed, and its last line is
     one integer as Python prints it.
     """
-    prose, last_block = _prose_and_last_block(text)
-    phrases = list(_PHRASE.finditer(prose))
+    phrases = list(_PHRASE.finditer(spoken))
     if phrases:
-        stated = _STATED.match(prose, phrases[-1].end())
+        stated = _STATED.match(spoken, phrases[-1].end())
         return integer_value(stated["number"]) if stated else None
-    language, body = last_block
-    lines = body.strip().splitlines()
-    printed = _PRINTED.fullmatch(lines[-1]) if lines and language == "output" else None
+    last = next(reversed(list(blocks(text))), None)
+    if last is None or last.language != "output" or not last.closed:
+        return None
+    lines = last.body.strip().splitlines()
+    printed = _PRINTED.fullmatch(lines[-1]) if lines else None
     return int(printed[1]) if printed else None
-
-
-def _prose_and_last_block(text: str) -> tuple[str, tuple[str, str]]:
-    """What stands outside ``` fences, and the last block's language and content.
-
-    A block that is still open ends the prose and has no content: its last line may be cut.
-    """
-    prose, block, opening, at = [], ("", ""), None, 0
-    for fence in _FENCE.finditer(text):
-        if opening is None:
-            prose.append(text[at : fence.start()])
-            opening = fence
-        elif not fence[1]:
-            block = (opening[1], text[opening.end() : fence.start()])
-            opening, at = None, fence.end()
-    if opening is None:
-        prose.append(text[at:])
-    else:
-        block = ("", "")
-    return "\n".join(prose), block

@@ -19,8 +19,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mathllm.answers.values import rational_value
-
 PROGRAM = Path(__file__).with_name("sympy_worker.py")
 MEMORY = 1 << 30  # bytes of address space; with sympy loaded the worker has about 200 MB
 START_SECONDS = 60.0  # until a worker that is not ready counts as hung; cold disks are slow
@@ -29,6 +27,8 @@ MAX_LATEX = 2000  # characters; two such questions fit any socket's buffer
 _ARGUMENT = r"\s*(\{(?:[^{}]|\{[^{}]*\})*\}|\\[A-Za-z]+|[0-9A-Za-z])"
 _FRACTION = re.compile(r"\\[dtc]?frac(?![A-Za-z])" + _ARGUMENT + _ARGUMENT)
 _ROOT = re.compile(r"\\sqrt(?![A-Za-z])\s*(\\[A-Za-z]+|[0-9A-Za-z])")
+_UPRIGHT = re.compile(r"\\(?:mathrm|text|operatorname|rm)\s*\{\s*([ei])\s*\}")
+_SPELT_PI = re.compile(r"(?<![\\A-Za-z{])pi(?![A-Za-z])|π")
 # Spaces, sizes and dollars mean nothing, but for the space that makes 1, 234 a pair.
 _NO_SENSE = re.compile(
     r"(?<!,)(?:\s|~|\\[,;: ])|\\!|\\(?:left|right|displaystyle)(?![A-Za-z])"
@@ -45,18 +45,13 @@ def same(a: str, b: str, seconds: float = 5.0) -> bool:
     """Whether two answers' LaTeX means the same, b being the one known to be right.
 
     False when time runs out. Without math-verify: whether they are the same text but for
-    spaces and sizes, or the same rational number.
+    spaces and sizes.
     """
     if normal_text(a) == normal_text(b):
         return True
     if max(len(a), len(b)) > MAX_LATEX:
         return False
-    if available():
-        question = {"a": _braced(a), "b": _braced(b)}
-        if (reply := _worker.ask(question, seconds)) is not None or available():
-            return reply is True
-    value = rational_value(a)
-    return value is not None and value == rational_value(b)
+    return available() and _worker.ask({"a": _braced(a), "b": _braced(b)}, seconds) is True
 
 
 def normal_text(latex: str) -> str:
@@ -70,12 +65,11 @@ def close() -> None:
 
 
 def _braced(latex: str) -> str:
-    """Braces around the arguments of fractions and roots that TeX lets stand without.
-
-    math-verify gives up on \\frac \\pi4.
-    """
+    """Upright constants as letters, and braces around the arguments of fractions and roots that
+    TeX lets stand without: math-verify gives up on \\frac \\pi4."""
     if len(latex) > MAX_LATEX:
         return latex
+    latex = _SPELT_PI.sub(r"\\pi ", _UPRIGHT.sub(r"\1", latex))
     latex = _FRACTION.sub(lambda m: f"\\frac{_group(m[1])}{_group(m[2])}", latex)
     return _ROOT.sub(lambda m: f"\\sqrt{_group(m[1])}", latex)
 

@@ -12,6 +12,7 @@ import socket
 import sys
 from typing import Any
 
+DIGITS = 80  # to which numbers must agree
 GRACE_SECONDS = 1.0  # after the asker's own limit: then the asker is gone
 
 
@@ -55,10 +56,64 @@ def parsed(latex: str) -> list[Any]:
 
 
 def same(a: str, b: str) -> bool:
-    """b is what math-verify calls gold; inequalities may answer intervals and the reverse."""
+    """b is what math-verify calls gold; inequalities may answer intervals and the reverse.
+
+    math-verify compares numbers as decimals, so what it calls the same is looked at again.
+    """
     from math_verify import verify
 
-    return bool(verify(parsed(b), parsed(a), timeout_seconds=None, allow_set_relation_comp=True))
+    one, other = parsed(a), parsed(b)
+    if not verify(other, one, timeout_seconds=None, allow_set_relation_comp=True):
+        return False
+    return not (one and other and apart(one[0], other[0]))
+
+
+def apart(a: Any, b: Any) -> bool:
+    """Whether two expressions, or parts of them that belong together, differ by more than the
+    error of DIGITS digits. Decimals of the text count as rounded and are left alone."""
+    import sympy
+
+    if isinstance(a, sympy.MatrixBase) and isinstance(b, sympy.MatrixBase):
+        return a.shape == b.shape and any(map(apart, a, b))
+    if isinstance(a, sympy.FiniteSet | sympy.Union) and type(a) is type(b):
+        return any(all(apart(x, y) for y in b.args) for x in a.args)
+    if isinstance(a, sympy.Tuple | sympy.Interval) and type(a) is type(b):
+        return len(a.args) == len(b.args) and any(map(apart, a.args, b.args))
+    if isinstance(a, sympy.Rel) and isinstance(b, sympy.Rel):
+        # Two relations say the same where their differences are in one ratio everywhere.
+        one, other = a.lhs - a.rhs, b.lhs - b.rhs
+        return distinct(one * moved(other), other * moved(one))
+    return isinstance(a, sympy.Expr) and isinstance(b, sympy.Expr) and distinct(a, b)
+
+
+def distinct(a: Any, b: Any) -> bool:
+    """Whether two expressions differ at a point."""
+    import sympy
+
+    difference = a - b
+    if difference.has(sympy.Float, sympy.oo, sympy.zoo, sympy.nan):
+        return False
+    value = sympy.N(at_point(difference), DIGITS, maxn=4 * DIGITS)
+    scale = sympy.N(abs(at_point(b)) + 1, 10)
+    return bool(value.is_number and value.is_finite and abs(value) > scale * 10 ** (10 - DIGITS))
+
+
+def at_point(expression: Any) -> Any:
+    """The expression with a number for each symbol, the same for each name."""
+    import sympy
+
+    return expression.subs(
+        {s: sympy.Rational(100 + sum(map(ord, str(s))), 97) for s in expression.free_symbols}
+    )
+
+
+def moved(expression: Any) -> Any:
+    """The expression at another point."""
+    import sympy
+
+    return expression.subs(
+        {s: sympy.Rational(200 + 3 * sum(map(ord, str(s))), 89) for s in expression.free_symbols}
+    )
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 import polars as pl
 
-from mathllm.answers.values import last_box
+from mathllm.answers.boxes import last_box
 from mathllm.errors import DataError
 from mathllm.wording import shown
 

@@ -13,8 +13,11 @@ import polars as pl
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from mathllm.answers.boxes import last_box
 from mathllm.answers.equivalent import grade
-from mathllm.answers.values import MAX_BITS, NUMBER, integer_value, last_box
+from mathllm.answers.latex import NUMBER
+from mathllm.answers.reading import integer_value
+from mathllm.answers.reals import MAX_BITS
 from mathllm.errors import ParameterError
 from mathllm.evaluation.engines import EngineSpec
 from mathllm.evaluation.results import TOO_LONG, Header, ResultFile
@@ -23,7 +26,7 @@ from mathllm.settings import CURRENT
 from mathllm.solving import Attempt, Solver, SolverSettings, extract_answer
 from mathllm.solving.attempts import Asked, BrokenSampleError, Tools
 
-_INTEGER = re.compile(r"[-−]?(?:" + NUMBER.pattern + r")", re.ASCII)
+_INTEGER = re.compile(r"[-−]?(?:" + NUMBER + r")", re.ASCII)
 
 Told = Callable[[Mapping[str, Any]], None]
 
