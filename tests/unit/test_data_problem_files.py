@@ -6,7 +6,8 @@ import polars as pl
 import pytest
 
 from helpers.paths import shared_file
-from mathllm.data.problems import read_problems
+from mathllm.competition.protocol.gateway import read_as_sent
+from mathllm.data.problems import plain_csv, read_problems
 from mathllm.errors import ProblemFileError
 
 
@@ -57,12 +58,12 @@ def test_the_range_of_answers_is_the_callers(tmp_path: Path) -> None:
 
 
 REFUSED = {
-    "an empty file": ("", "empty; expected a header"),
+    "an empty file": ("", "empty: a header and rows were expected"),
     "a header only": ("id,problem\n", "no problems, only a header"),
     "no id": ("name,problem\na,b\n", "no column 'id'; .* found 'name', 'problem'"),
     "no problem": ("id,text\na,b\n", "no column 'problem'"),
-    "neither": ("a;b\n1;2\n", "'id' and 'problem'.*separated by commas, found 'a;b'"),
-    "capitals": ("Id,Problem\na,b\n", "found 'Id', 'Problem'"),
+    "neither": ("a;b\n1;2\n", "'id' and 'problem'; expected id, problem and .*, found 'a', 'b'"),
+    "two of one name": ("Id,ID,Problem\na,b,c\n", "both 'Id' and 'ID' may be the column 'id'"),
     "a column twice": ("id,problem,answer,problem\na,x,1,y\n", "column 'problem' stands twice"),
     "another twice": ("id,problem,note,note\na,x,1,y\n", "column 'note' stands twice; leave one"),
     "twice in quotes": ('"id","problem","id"\na,x,b\n', "column 'id' stands twice"),
@@ -72,15 +73,15 @@ REFUSED = {
     "a blank id": ('id,problem\n"  ",x\n', "problem 1 has no id"),
     "a text answer": ("id,problem,answer\na,x,ten\n", "answer of problem 'a' is 'ten'; expected"),
     "a fraction": ("id,problem,answer\na,x,1.5\n", "'1.5'; expected an integer in 0…99999"),
-    "a float": ("id,problem,answer\na,x,336.0\n", "'336.0'"),
+    "a float": ("id,problem,answer\na,x,336.50\n", "'336.50'"),
     "no answer": ("id,problem,answer\na,x,1\nb,x,\n", "problem 'b' is nothing"),
     "too large": ("id,problem,answer\na,x,100000\n", "'100000'; expected an integer in 0…99999"),
     "negative": ("id,problem,answer\na,x,-1\n", "'-1'"),
     "an endless number": (f"id,problem,answer\na,x,{'9' * 5000}\n", "'9{40}…'"),
     "other digits": ("id,problem,answer\na,x,٣\n", "expected an integer"),
-    "an open quote": ('id,problem\na,"x\n', "not read as CSV"),
-    "too many fields": ("id,problem\na,x,y\n", "not read as CSV.*\n.*quotes around"),
-    "not UTF-8": (b"id,problem\na,\xff\xfe\n", "not read as CSV in UTF-8"),
+    "an open quote": ('id,problem\na,"x\nb,y\n', "line 2 begins no row of a CSV.*quotes around"),
+    "too many fields": ("id,problem\na,x,y\n", "line 2 has 3 fields, .*quotes around"),
+    "not UTF-8": (b"id,problem\na,\xff\xfe\n", "line 2 is not UTF-8 .*save it in UTF-8"),
 }
 
 
@@ -99,6 +100,31 @@ def test_an_absent_file_or_a_folder_is_refused(tmp_path: Path) -> None:
         read_problems(tmp_path / "absent.csv")
     with pytest.raises(ProblemFileError, match="is a folder"):
         read_problems(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "Id;Problem;Answer\r\na;$f(x, y)$;12.0\r\n;;\r\n",
+        'id,problem,answer\na,"$f(x, y)$",12\n,,\n',
+        '"id", "problem", "answer"\n"a", "$f(x, y)$", "12"\n',
+        '{"id": "a", "problem": "$f(x, y)$", "answer": 12}',
+    ],
+)
+def test_a_file_of_another_form_is_written_anew_for_other_readers(tmp_path: Path, content: str):
+    path = tmp_path / ("problems.csv" if content[0] != "{" else "problems.jsonl")
+    path.write_bytes(content.encode())
+    other = pl.read_csv(plain_csv(path))
+    assert other.rows(named=True) == [{"id": "a", "problem": "$f(x, y)$", "answer": 12}]
+    assert read_as_sent(path).equals(other)
+
+
+@pytest.mark.parametrize(
+    "content", ["id,problem\na,x\n", '\ufeffid,note,problem\r\n"a",,"x, y"\r\n']
+)
+def test_a_file_that_others_read_alike_is_sent_as_it_is(tmp_path: Path, content: str) -> None:
+    path = write(tmp_path, content)
+    assert plain_csv(path) == path.read_bytes()
 
 
 @pytest.mark.data

@@ -133,7 +133,7 @@ def truncated_parquet(path: Path) -> None:
         ("a.jsonl", lambda p: p.write_text('{"question": "?"}\n{"quest'), "line 2 is no JSON obj"),
         ("a.jsonl", lambda p: p.write_text("[1, 2]\n"), "line 1 is no JSON object"),
         ("a.jsonl", lambda p: p.write_text(""), r"a\.jsonl is empty"),
-        ("a.csv", lambda p: p.write_text(""), r"a\.csv cannot be read"),
+        ("a.csv", lambda p: p.write_text(""), r"a\.csv is empty"),
         ("a.csv", lambda p: p.write_text("x,y\n1,2\n"), "no column 'question'; found x, y"),
         (
             "a.csv",
@@ -141,6 +141,7 @@ def truncated_parquet(path: Path) -> None:
             "the column 'question' stands twice; leave one",
         ),
         ("a.jsonl", lambda p: p.write_text("[" * 100_000), "line 1 is no JSON object"),
+        ("a**b.csv", lambda _: None, r"a\*\*b\.csv' names no file .*give a file"),
         ("a.txt", lambda p: p.write_text("hello"), r"a file ends in one of \.parquet"),
         ("a.jsonl", lambda _: None, r"a\.jsonl does not exist"),
         ("a", lambda p: p.mkdir(), "has no file of the split 'train'"),

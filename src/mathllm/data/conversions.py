@@ -1,12 +1,12 @@
-"""Rows of each source to the one schema, as polars expressions over lazy frames."""
+"""Rows of each source to the one schema, as polars expressions over lazy frames of text."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import polars as pl
 
-from mathllm.answers.boxes import last_box
-from mathllm.errors import DataError
-from mathllm.wording import shown
+from mathllm.data.given_answers import boxed, closed, in_digits, stated
+from mathllm.data.tables import is_conversation
+from mathllm.files import parse_json
 
 SCHEMA = ("id", "source", "problem", "solution", "answer", "level", "subject")
 
@@ -23,98 +23,131 @@ _TYPOGRAPHY = {
     "\u200b": "",
 }
 _CALCULATOR = r"<<[^<>]*>>"  # GSM8K's marks for a calculator: <<48/2=24>>
+_GSM8K = r"(?s)^(.*)####\s*(\S[^\n]*)"  # the last mark that has something after it
+_ASKED, _ANSWERED = ("user", "human"), ("assistant", "gpt")
 
 
 def plain(text: pl.Expr) -> pl.Expr:
-    """Curly quotes, odd dashes and odd spaces to ASCII; blanks at the ends removed."""
-    return (
-        text.cast(pl.String)
-        .str.replace_many(list(_TYPOGRAPHY), list(_TYPOGRAPHY.values()))
-        .str.strip_chars()
-    )
-
-
-def boxed(text: pl.Expr) -> pl.Expr:
-    """The content of the last box; null without one."""
-    return text.map_elements(last_box, return_dtype=pl.String, skip_nulls=True)
+    """Curly quotes, odd dashes and odd spaces to ASCII; blanks at the ends removed, and null
+    where nothing else is there."""
+    ascii_text = text.str.replace_many(list(_TYPOGRAPHY), list(_TYPOGRAPHY.values()))
+    return ascii_text.str.strip_chars().replace("", None)
 
 
 def from_gsm8k(rows: pl.LazyFrame) -> pl.LazyFrame:
     """question, answer: worked text, then `#### N`, which becomes a sentence with its box."""
-    parts = pl.col("answer").cast(pl.String).str.split("####")
-    answer = parts.list.get(1, null_on_oob=True).str.strip_chars().str.replace_all(",", "")
-    worked = plain(parts.list.first().str.replace_all(_CALCULATOR, ""))
-    return rows.select(
-        pl.lit("gsm8k").alias("source"),
-        plain(pl.col("question")).alias("problem"),
-        (worked + "\nThe answer is $\\boxed{" + answer + "}$.").alias("solution"),
-        answer.alias("answer"),
-        pl.lit(None, pl.String).alias("level"),
-        pl.lit(None, pl.String).alias("subject"),
+    worked = pl.coalesce(pl.col("answer").str.extract(_GSM8K, 1), "answer")
+    answered = _answered(
+        rows.select(
+            source=pl.lit("gsm8k"),
+            problem=plain(pl.col("question")),
+            solution=plain(worked.str.replace_all(_CALCULATOR, "")).fill_null(""),
+            answer=pl.col("answer").str.extract(_GSM8K, 2),
+            level=pl.lit(None, pl.String),
+            subject=pl.lit(None, pl.String),
+        )
     )
+    return answered.with_columns(answer=in_digits(pl.col("answer")))
 
 
 def from_math(rows: pl.LazyFrame) -> pl.LazyFrame:
     """problem, solution, level, type or subject, perhaps answer; "Level 3" becomes "3"."""
-    names = rows.collect_schema().names()
-    subject = "type" if "type" in names else "subject"
-    answer = pl.col("answer").cast(pl.String) if "answer" in names else boxed(pl.col("solution"))
-    return rows.select(
-        pl.lit("math").alias("source"),
-        plain(pl.col("problem")).alias("problem"),
-        plain(pl.col("solution")).alias("solution"),
-        answer.alias("answer"),
-        pl.col("level").cast(pl.String).str.strip_prefix("Level ").alias("level"),
-        (pl.col(subject) if subject in names else pl.lit(None, pl.String)).alias("subject"),
+    return _answered(
+        rows.select(
+            source=pl.lit("math"),
+            problem=plain(pl.col("problem")),
+            solution=plain(pl.col("solution")),
+            answer="answer",
+            level=_level("level"),
+            subject=pl.coalesce("type", "subject"),
+        )
     )
 
 
 def from_numina(rows: pl.LazyFrame) -> pl.LazyFrame:
-    """source, problem, solution; the answer is the solution's last box."""
-    solution = plain(pl.col("solution"))
-    return rows.select(
-        pl.col("source").cast(pl.String),
-        plain(pl.col("problem")).alias("problem"),
-        solution.alias("solution"),
-        boxed(solution).alias("answer"),
-        pl.lit(None, pl.String).alias("level"),
-        pl.lit(None, pl.String).alias("subject"),
-    )
+    """problem, solution and perhaps source (NuminaMath-CoT, -TIR), answer and problem_type (1.5).
 
-
-def from_columns(rows: pl.LazyFrame, columns: Mapping[str, str]) -> pl.LazyFrame:
-    """Any file: `columns` maps names of the schema to the file's; the rest is null.
-
-    An answer that is not given is read from the solution's last box. A solution without a
-    box gets a sentence with the answer in one.
+    A problem or solution that version 1.5 marks as anything but valid ("No", "Incomplete", …)
+    counts as absent. A problem with a valid answer and no valid solution can still be evaluated
+    on, and is not trained on.
     """
-    if unknown := sorted(set(columns) - set(SCHEMA)):
-        raise DataError(f"columns: {shown(unknown[0])} is none of {', '.join(SCHEMA)}")
-
-    def given(name: str) -> pl.Expr:
-        there = name in columns
-        return pl.col(columns[name]).cast(pl.String) if there else pl.lit(None, pl.String)
-
-    solution = plain(given("solution"))
-    answer = given("answer") if "answer" in columns else boxed(solution)
-    with_box = (
-        pl.when(solution.str.contains(r"\boxed", literal=True))
-        .then(solution)
-        .otherwise(
-            pl.concat_str(
-                solution.fill_null("") + pl.lit("\nThe answer is $\\boxed{"), answer, pl.lit("}$.")
-            ).str.strip_chars()
+    return _answered(
+        rows.select(
+            source=pl.coalesce("source", pl.lit("numina")),
+            problem=_valid("problem"),
+            solution=_valid("solution"),
+            answer="answer",
+            level=pl.lit(None, pl.String),
+            subject="problem_type",
         )
     )
-    return rows.select(
-        *([given("id").alias("id")] if "id" in columns else []),
-        given("source").fill_null("file").alias("source"),
-        plain(given("problem")).alias("problem"),
-        with_box.alias("solution"),
-        answer.alias("answer"),
-        given("level").alias("level"),
-        given("subject").alias("subject"),
+
+
+def from_columns(rows: pl.LazyFrame) -> pl.LazyFrame:
+    """Some of the schema's columns; the rest is null, but for the answer in a solution's box.
+
+    A problem or solution that is a conversation is its first question, its last reply; an
+    answer that is one has no single value.
+    """
+    absent = [name for name in SCHEMA[1:] if name not in rows.collect_schema()]
+    return _answered(
+        rows.with_columns(pl.lit(None, pl.String).alias(name) for name in absent).with_columns(
+            source=pl.coalesce("source", pl.lit("file")),
+            problem=plain(first_question("problem")),
+            # "" so that a row with an answer alone gets the sentence that states it.
+            solution=plain(_turn("solution", _ANSWERED, -1)).fill_null(""),
+            answer=pl.when(~pl.col("answer").str.starts_with('[{"')).then("answer"),
+            level=_level("level"),
+        )
     )
 
 
 Conversion = Callable[[pl.LazyFrame], pl.LazyFrame]
+
+
+def first_question(column: str) -> pl.Expr:
+    """A column of problems: its text, and of a conversation the first question."""
+    return _turn(column, _ASKED, 0)
+
+
+def _answered(rows: pl.LazyFrame) -> pl.LazyFrame:
+    """The rows with what they state as answer made plain, else the solution's last box; a
+    solution without a box gets a sentence with the answer in one."""
+    answer, solution, box = pl.col("answer"), pl.col("solution"), pl.col("box")
+    return (
+        rows.with_columns(box=boxed(solution))
+        .with_columns(answer=stated(plain(answer), box))
+        .with_columns(solution=closed(solution, answer, box))
+        .drop("box")
+    )
+
+
+def _level(column: str) -> pl.Expr:
+    """5 for "Level 5", and for the 5.0 that a column with gaps makes of it."""
+    return pl.col(column).str.replace(r"(?i)^\s*(?:level\s+)?(\d+)(?:\.0+)?\s*$", "$1")
+
+
+def _valid(column: str) -> pl.Expr:
+    mark = pl.col(f"{column}_is_valid").str.strip_chars().str.to_lowercase()
+    valid = mark.is_in(["yes", "true", ""]) | mark.is_null()
+    return pl.when(valid).then(plain(pl.col(column)))
+
+
+def _turn(column: str, roles: tuple[str, ...], place: int) -> pl.Expr:
+    """What the first (0) or last (-1) turn of a role says, of a conversation; any other text
+    as it is."""
+
+    def said(text: str) -> str | None:
+        if not text.startswith("[{"):
+            return text
+        try:
+            turns = parse_json(text)
+        except ValueError:
+            return text
+        if not is_conversation(turns):
+            return text
+        pairs = [(t.get("role", t.get("from")), t.get("content", t.get("value"))) for t in turns]
+        texts = [content for role, content in pairs if role in roles and isinstance(content, str)]
+        return texts[place] if texts else None
+
+    return pl.col(column).map_elements(said, return_dtype=pl.String, skip_nulls=True)

@@ -14,6 +14,7 @@ from pathlib import Path
 import polars as pl
 import pyarrow.parquet as pq
 
+from mathllm.data.tables import reading
 from mathllm.errors import ParameterError
 
 _MATH = re.compile(r"\$([^$]+)\$")
@@ -107,7 +108,8 @@ def decontaminate(
     known, report, bad = index(held_out, n), Contamination(), []
     with tempfile.TemporaryDirectory() as folder:
         spooled = Path(folder) / "statements.parquet"
-        rows.select("id", "problem").sink_parquet(spooled)
+        with reading():
+            rows.select("id", "problem").sink_parquet(spooled)
         for batch in pq.ParquetFile(spooled).iter_batches(ROWS_AT_ONCE):
             ids, statements = (column.to_pylist() for column in batch.columns)
             for place, statement in enumerate(statements):

@@ -1,11 +1,14 @@
 """Files of problems in the competition's format: columns id, problem and perhaps answer."""
 
+import contextlib
 from pathlib import Path
 
 import polars as pl
 
-from mathllm.data.csv_header import repeated_column
-from mathllm.errors import ProblemFileError
+from mathllm.data.given_answers import whole_number
+from mathllm.data.tables import find_column, open_table
+from mathllm.data.text_lines import COMPRESSIONS
+from mathllm.errors import DataError, ProblemFileError
 from mathllm.settings import CURRENT
 
 COLUMNS = ("id", "problem")
@@ -24,22 +27,15 @@ def read_problems(
     Nothing is guessed: ids stay text, "0e6441" and "000123" as they are written. (The
     competition's own gateway lets polars guess, so that a file in which every id looks like
     a number would give numbers there: 0.0 and 123.) An absent problem text is an empty one;
-    further columns are left out.
+    rows that are empty throughout and further columns are left out, and an answer of 12.0 is 12.
 
-    Raises ProblemFileError: no such file, not CSV in UTF-8, a column missing or twice, no rows,
-    an id empty or repeated, an answer that is no integer in answer_min…answer_max.
+    A file is CSV unless its name ends as another format's that `scan_table` reads. Raises
+    ProblemFileError: no such file, one that cannot be read as what it is, a column missing or
+    twice, no rows, an id empty or repeated, an answer that is no integer in
+    answer_min…answer_max.
     """
     path = Path(path)
     table = _read(path)
-    if twice := repeated_column(path, table.columns):
-        raise ProblemFileError(
-            f"{path}: the column {_quoted(twice)} stands twice; leave one, or rename the other"
-        )
-    if missing := [name for name in COLUMNS if name not in table.columns]:
-        raise ProblemFileError(
-            f"{path}: no column {' and '.join(map(repr, missing))}; expected id, problem and "
-            f"perhaps answer, separated by commas, found {', '.join(map(_quoted, table.columns))}"
-        )
     if table.is_empty():
         raise ProblemFileError(f"{path}: no problems, only a header; add a row for each problem")
     _check_ids(path, table["id"].to_list())
@@ -53,21 +49,40 @@ def read_problems(
     return pl.DataFrame(columns)
 
 
+def plain_csv(path: Path | str) -> bytes:
+    """A file of problems as every reader of CSV reads it: its own bytes where polars sees the
+    same ids and problems in them, else id, problem and answer written anew."""
+    path, problems = Path(path), read_problems(path)
+    if path.suffix.lower() in COMPRESSIONS:
+        return problems.write_csv().encode()
+    with contextlib.suppress(pl.exceptions.PolarsError):
+        if (
+            pl.read_csv(path, infer_schema=False)
+            .select(COLUMNS)
+            .fill_null("")
+            .equals(problems.select(COLUMNS))
+        ):
+            return path.read_bytes()
+    return problems.write_csv().encode()
+
+
 def _read(path: Path) -> pl.DataFrame:
-    """The whole file, every column as text."""
+    """The columns of a file of problems, under their names, every one as text."""
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise ProblemFileError(f"{path}: {what}; expected a CSV file with columns id, problem")
     try:
-        return pl.read_csv(path, infer_schema=False)
-    except pl.exceptions.NoDataError:
-        raise ProblemFileError(f"{path}: empty; expected a header id,problem and rows") from None
-    except (pl.exceptions.PolarsError, OSError) as error:
-        first_line = str(error).strip().splitlines()[0]
-        mend = "put quotes around texts with commas or line breaks, and double quotes inside them"
-        if "utf-8" in first_line.lower():
-            mend = "save it in UTF-8"
-        raise ProblemFileError(f"{path}: not read as CSV in UTF-8: {first_line}\n{mend}") from None
+        table = open_table(path, otherwise=".csv")
+        found = {name: find_column(path, table.names, name) for name in (*COLUMNS, ANSWER)}
+        if missing := [name for name in COLUMNS if found[name] is None]:
+            raise ProblemFileError(
+                f"{path}: no column {' and '.join(map(repr, missing))}; expected id, problem and "
+                f"perhaps answer, found {', '.join(map(_quoted, table.names))}"
+            )
+        there = {column: name for name, column in found.items() if column is not None}
+        return table.read(list(there)).rename(there)
+    except DataError as fault:
+        raise ProblemFileError(str(fault)) from fault
 
 
 def _check_ids(path: Path, ids: list[str | None]) -> None:
@@ -84,7 +99,7 @@ def _check_ids(path: Path, ids: list[str | None]) -> None:
 
 
 def _answer(path: Path, id_: str, text: str | None, low: int, high: int) -> int:
-    digits = (text or "").strip()
+    digits = whole_number((text or "").strip())
     # int() alone would take "1_0" and "+5" as well.
     if digits.removeprefix("-").isascii() and digits.removeprefix("-").isdigit():
         # Longer than any integer in range: no need to convert a million digits.

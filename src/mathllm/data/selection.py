@@ -19,6 +19,7 @@ from mathllm.data.sources import (
     no_rows,
     scan_problems,
 )
+from mathllm.data.tables import collected
 from mathllm.errors import DataError, ParameterError
 from mathllm.parameters import parse_list
 
@@ -72,7 +73,7 @@ def select_rows(
     if dropped["left"] <= offset + held_out:
         raise DataError(no_rows(dropped, offset + held_out))
     tests, train = drawn(filtered(rows, filters), [held_out, num_samples], offset, seed)
-    tests = tests.collect(engine="streaming")
+    tests = collected(tests)
     clean, contamination = decontaminate(train, [*never, *tests["problem"]])
     free = ~pl.col("problem").map_elements(reserved.holds, return_dtype=pl.Boolean)
     return Selection(clean.filter(free), tests, dropped, contamination)

@@ -1,6 +1,6 @@
-"""Finding data and reading it lazily: gsm8k, math, numina, or any file.
+"""The rows of a source (gsm8k, math, numina, or any file), filtered, counted and drawn.
 
-What the rows of a source mean is in conversions; what is generated is in arithmetic.
+Where files are is in finding, how they are read in tables, what their rows mean in conversions.
 """
 
 import difflib
@@ -10,14 +10,14 @@ from pathlib import Path
 
 import polars as pl
 
-from mathllm import paths
 from mathllm.data import conversions
 from mathllm.data.conversions import SCHEMA, Conversion
-from mathllm.data.csv_header import repeated_column
+from mathllm.data.finding import files_at, find_files
+from mathllm.data.given_answers import integer_within
+from mathllm.data.tables import collected, find_column, open_table, scan_table
 from mathllm.errors import DataError
-from mathllm.files import parse_json
 from mathllm.settings import CURRENT
-from mathllm.wording import shown
+from mathllm.wording import brief, shown
 
 FILE = "file"  # the source whose columns the caller maps
 
@@ -27,6 +27,7 @@ class Source:
     """A known data set: its columns, its conversion, and its place on the hub."""
 
     columns: tuple[str, ...]
+    optional: tuple[str, ...]  # columns that some versions of it have
     convert: Conversion
     hub: str  # with {split}
 
@@ -34,16 +35,19 @@ class Source:
 SOURCES = {
     "gsm8k": Source(
         ("question", "answer"),
+        (),
         conversions.from_gsm8k,
         "hf://datasets/openai/gsm8k/main/{split}-*.parquet",
     ),
     "math": Source(
         ("problem", "solution", "level"),
+        ("type", "subject", "answer"),
         conversions.from_math,
         "hf://datasets/nlile/hendrycks-MATH-benchmark/data/{split}-*.parquet",
     ),
     "numina": Source(
-        ("source", "problem", "solution"),
+        ("problem", "solution"),
+        ("source", "answer", "problem_type", "problem_is_valid", "solution_is_valid"),
         conversions.from_numina,
         "hf://datasets/AI-MO/NuminaMath-CoT/data/{split}-*.parquet",
     ),
@@ -79,13 +83,9 @@ class Filters:
                 kept = [str(value) for value in wanted]
                 rules.append((f"{name} not {', '.join(kept)}", pl.col(name).is_in(kept)))
         if self.integer_answers:
-            # Thousands separators aside, nothing is computed: grading is another room's work.
-            digits = pl.col("answer").str.replace_all(r",|\{,\}|\\!|\\,|\s|\$", "")
-            value = digits.cast(pl.Int64, strict=False)
-            whole = digits.str.contains(r"^-?\d{1,9}$")
-            whole &= value.is_between(self.answer_min, self.answer_max)
             low, high = self.answer_min, self.answer_max
-            rules.append((f"answer no integer in {low}…{high}", whole.fill_null(False)))
+            whole = integer_within(pl.col("answer"), low, high).is_not_null()
+            rules.append((f"answer no integer in {low}…{high}", whole))
         return rules
 
 
@@ -106,41 +106,59 @@ def scan_problems(
 ) -> pl.LazyFrame:
     """All rows of a source as (id, source, problem, solution, answer, level, subject), text.
 
-    Nothing is read but schemas. `path` is a file, a folder with files of the split, or a
-    glob. Without it the folders under `roots` whose name has the source's are searched,
+    Nothing is read but names of columns. `path` is a file, a folder with files of the split,
+    or a glob. Without it the folders under `roots` whose name has the source's are searched,
     then the Hugging Face hub. `columns` maps the schema's names to those of source "file".
-    Raises DataError when nothing is found (with what was tried), a file cannot be read, or
-    a column is missing.
+    Names of columns are found in any case. Raises DataError when nothing is found (with what
+    was tried), a file cannot be read, or a column is missing.
     """
     check_source(source, [*SOURCES, FILE])
-    if source == FILE and (path is None or not columns):
+    if source == FILE:
+        if path is None or not columns:
+            raise DataError(
+                "source 'file' needs a path, and columns such as "
+                "'problem: question, solution: answer'"
+            )
+        if unknown := sorted(set(columns) - set(SCHEMA)):
+            raise DataError(f"columns: {shown(unknown[0])} is none of {', '.join(SCHEMA)}")
+        known = Source((), (), conversions.from_columns, "")
+    else:
+        known = SOURCES[source]
+        columns = {name: name for name in known.columns}
+    if path is not None:
+        files = files_at(Path(path), split)
+    else:
+        files = find_files(source, known.hub.format(split=split), split, roots)
+    rows = pl.concat([known.convert(_named(file, columns, known.optional)) for file in files])
+    numbers = pl.lit(f"{source}-{split}-") + pl.col("row").cast(pl.String)
+    given = ["id"] if "id" in columns else []
+    return rows.with_row_index("row").with_columns(id=pl.coalesce(*given, numbers)).select(SCHEMA)
+
+
+def _named(file: Path | str, columns: Mapping[str, str], optional: Sequence[str]) -> pl.LazyFrame:
+    """The file's columns under our names; null where an optional one is not there."""
+    rows = scan_table(file)
+    names = rows.collect_schema().names()
+    found = {name: find_column(file, names, wanted) for name, wanted in columns.items()}
+    if missing := [columns[name] for name, column in found.items() if column is None]:
         raise DataError(
-            "source 'file' needs a path, and columns such as 'problem: question, solution: answer'"
-        )
-    files = _find(source, split, path, roots)
-    rows = pl.concat([_scan(file) for file in files], how="vertical_relaxed")
-    needed = list(SOURCES[source].columns) if source != FILE else list(columns.values())
-    found = rows.collect_schema().names()
-    if missing := [name for name in needed if name not in found]:
-        raise DataError(
-            f"{files[0]}: no column {shown(missing[0])}; found {', '.join(found)}\n"
+            f"{file}: no column {shown(missing[0])}; found {brief(', '.join(names), 400)}\n"
             "source 'file' with columns such as 'problem: question' reads files of other shapes"
         )
-    if source == FILE:
-        converted = conversions.from_columns(rows, columns)
-    else:
-        converted = SOURCES[source].convert(rows)
-    if "id" not in converted.collect_schema().names():
-        converted = converted.with_row_index("row").with_columns(
-            id=pl.lit(f"{source}-{split}-") + pl.col("row").cast(pl.String)
-        )
-    return converted.select(SCHEMA)
+    found |= {name: find_column(file, names, name) for name in optional}
+    return rows.select(
+        (pl.col(column) if column else pl.lit(None, pl.String)).alias(name)
+        for name, column in found.items()
+    )
 
 
 def filtered(rows: pl.LazyFrame, filters: Filters) -> pl.LazyFrame:
-    """The rows that pass every filter."""
+    """The rows that pass every filter; answers that had to be integers are plain digits."""
     for _, condition in filters.rules():
         rows = rows.filter(condition)
+    if filters.integer_answers:
+        answer = integer_within(pl.col("answer"), filters.answer_min, filters.answer_max)
+        rows = rows.with_columns(answer=answer)
     return rows
 
 
@@ -152,7 +170,7 @@ def drop_report(rows: pl.LazyFrame, filters: Filters) -> dict[str, int]:
         counts.append((passed & ~condition).sum().alias(name))
         passed = passed & condition
     counts.append(passed.sum().alias("left"))
-    return rows.select(counts).collect(engine="streaming").row(0, named=True)
+    return collected(rows.select(counts)).row(0, named=True)
 
 
 def drawn(
@@ -163,7 +181,7 @@ def drawn(
     With a seed they are drawn, otherwise taken from the beginning. Rows keep their order,
     and only their numbers are in memory.
     """
-    total = rows.select(pl.len()).collect(engine="streaming").item()
+    total = collected(rows.select(pl.len())).item()
     left = pl.int_range(offset, max(offset, total), eager=True)
     if seed is not None:
         left = left.sample(fraction=1.0, shuffle=True, seed=seed)
@@ -194,7 +212,7 @@ def load_problems(
     filters = filters or Filters()
     rows = scan_problems(source, split, path, columns, roots)
     (chosen,) = drawn(filtered(rows, filters), [num_samples], offset, seed)
-    table = chosen.collect(engine="streaming")
+    table = collected(chosen)
     if table.is_empty():
         raise DataError(no_rows(drop_report(rows, filters), offset))
     return table
@@ -202,111 +220,26 @@ def load_problems(
 
 def read_statements(path: Path) -> list[str]:
     """The problems' texts of any file that has them in a column problem or question."""
-    rows = _scan(path)
-    names = rows.collect_schema().names()
-    column = next((name for name in ("problem", "question") if name in names), None)
+    table = open_table(path)
+    found = (find_column(path, table.names, name) for name in ("problem", "question"))
+    column = next(filter(None, found), None)
     if column is None:
-        raise DataError(f"{path}: no column 'problem' or 'question'; found {', '.join(names)}")
-    return rows.select(pl.col(column).cast(pl.String)).drop_nulls().collect()[column].to_list()
+        raise DataError(
+            f"{path}: no column 'problem' or 'question'; found {brief(', '.join(table.names), 400)}"
+        )
+    texts = table.read([column]).select(conversions.first_question(column)).to_series()
+    statements = [text for text in texts if text and text.strip()]
+    if not statements:
+        raise DataError(
+            f"{path}: the column {shown(column)} holds no problem: fill it, or leave the file out"
+        )
+    return statements
 
 
 def no_rows(report: Mapping[str, int], offset: int = 0) -> str:
     """What to say when nothing is left: which filter took how many."""
+    if not report["read"]:
+        return "no row was read: there are columns and nothing in them"
     taken = [f"{count:,} {name}" for name, count in report.items() if count and name != "read"]
     more = f" (offset {offset:,})" if offset else ""
     return f"no row is left of {report['read']:,}: {', '.join(taken) or 'none'}{more}: loosen that"
-
-
-def _find(
-    source: str, split: str, path: Path | str | None, roots: Sequence[Path]
-) -> list[Path | str]:
-    """Files of the split, by the order that `scan_problems` states."""
-    if path is not None:
-        return _files(Path(path), split)
-    tried = []
-    for root in roots:
-        for folder in paths.datasets(root):
-            if source in folder.name.lower() and folder.is_dir():
-                tried.append(str(folder))
-                if files := _in_folder(folder, split):
-                    return files
-        tried.append(f"{root}/*{source}*")
-    hub = SOURCES[source].hub.format(split=split)
-    try:
-        pl.scan_parquet(hub, storage_options={"max_retries": "1"}).collect_schema()
-    except Exception as fault:  # no network, no such split: polars has many types for it
-        reason = str(fault).strip().splitlines()[0]
-        raise DataError(
-            f"{source} ({split}) was not found; tried {', '.join(tried) or 'no folder'} and "
-            f"{hub} ({reason})\ngive data_path, or attach a dataset whose name has {shown(source)}"
-        ) from fault
-    return [hub]
-
-
-TYPES = (".parquet", ".jsonl", ".ndjson", ".json", ".csv")
-
-
-def _in_folder(folder: Path, split: str) -> list[Path]:
-    """Files of one type whose name, or folder's name, begins with the split's."""
-    for suffix in TYPES:
-        files = sorted(folder.rglob(f"*{suffix}"))
-        if named := [f for f in files if f.name.startswith(split) or f.parent.name == split]:
-            return named
-    return []
-
-
-def _files(path: Path, split: str) -> list[Path]:
-    if path.is_file():
-        return [path]
-    if path.is_dir():
-        if files := _in_folder(path, split):
-            return files
-        raise DataError(f"{path} has no file of the split {shown(split)} ({', '.join(TYPES)})")
-    if files := sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor)))):
-        return files
-    raise DataError(f"{path} does not exist: give a file, a folder or a pattern")
-
-
-def _scan(file: Path | str) -> pl.LazyFrame:
-    """One file, lazily, its footer, header or lines checked."""
-    suffix = Path(file).suffix
-    try:
-        if suffix in (".jsonl", ".ndjson", ".json"):
-            _check_lines(Path(file))
-            rows = pl.scan_ndjson(file, infer_schema_length=1000)
-        elif suffix == ".csv":
-            rows = pl.scan_csv(file, infer_schema=False)
-        elif suffix == ".parquet":
-            rows = pl.scan_parquet(file)
-        else:
-            raise DataError(f"{file}: a file ends in one of {', '.join(TYPES)}")
-        names = rows.collect_schema().names()
-        if suffix == ".csv" and (twice := repeated_column(Path(file), names)):
-            raise DataError(
-                f"{file}: the column {shown(twice)} stands twice; leave one, or rename the other"
-            )
-    except (pl.exceptions.PolarsError, OSError, UnicodeDecodeError) as fault:
-        reason = (str(fault).strip() or "no data").splitlines()[0]
-        raise DataError(
-            f"{file} cannot be read ({reason}): it is truncated or damaged; fetch it again"
-        ) from fault
-    return rows
-
-
-def _check_lines(path: Path) -> None:
-    """Raise DataError that names the first line that is no JSON object."""
-    empty = True
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            empty = False
-            try:
-                fine = isinstance(parse_json(line), dict)
-            except ValueError:
-                fine = not line.strip()
-            if not fine:
-                raise DataError(
-                    f"{path}, line {number} is no JSON object ({shown(line.strip()[:60])}): "
-                    "mend or remove it"
-                )
-    if empty:
-        raise DataError(f"{path} is empty: fetch it again")

@@ -21,6 +21,7 @@ from transformers import PreTrainedTokenizerBase
 
 from mathllm.data.chat import END_OF_TURN, SYSTEM_PROMPT, encode
 from mathllm.data.staging import locked, publish, staging
+from mathllm.data.tables import reason
 from mathllm.errors import DataError
 from mathllm.files import digest, is_full
 from mathllm.tokens.rows import Example, TokenSet
@@ -143,15 +144,14 @@ def _writing(folder: Path) -> Iterator[_Writer]:
                 with contextlib.suppress(OSError):  # flushes; full, it fails as the write did
                     writer.file.close()
     except (OSError, pl.exceptions.PolarsError) as fault:
-        reason = (str(fault).strip() or type(fault).__name__).splitlines()[0]
         if not is_full(fault):
             raise DataError(
-                f"{folder}: the tokens were not made ({reason}): the folder must be writable, "
-                "and the files of the rows whole and unchanged meanwhile"
+                f"{folder}: the tokens were not made ({reason(fault)}): the folder must be "
+                "writable, and the files of the rows whole and unchanged meanwhile"
             ) from fault
         free = shutil.disk_usage(folder).free
         raise DataError(
-            f"{folder}: the tokens were not written ({reason}): {needed} are needed, "
+            f"{folder}: the tokens were not written ({reason(fault)}): {needed} are needed, "
             f"{free / 1e6:,.0f} MB are free there; make room, or give another folder"
         ) from fault
 

@@ -23,6 +23,7 @@ from mathllm.data.sources import (
     no_rows,
     scan_problems,
 )
+from mathllm.data.tables import collected, format_of
 from mathllm.errors import DataError, ParameterError
 from mathllm.parameters import parse_list
 from mathllm.wording import shown
@@ -35,7 +36,7 @@ REFERENCE = "reference.csv"  # the competition's public problems with answers
 _TRUTHS = {
     "gsm8k": "'answer' after ####",
     "math": "'answer', or the last box in 'solution'",
-    "numina": "the last box in 'solution'",
+    "numina": "'answer', or the last box in 'solution'",
 }
 
 
@@ -100,8 +101,8 @@ def load_set(
     graded = filtered(rows, filters).filter(pl.col("answer").str.strip_chars() != "")
     report = drop_report(rows, filters)
     (chosen,) = drawn(graded, [num_samples], offset, seed)
-    table = chosen.collect(engine="streaming")
-    kept = graded.select(pl.len()).collect(engine="streaming").item()
+    table = collected(chosen)
+    kept = collected(graded.select(pl.len())).item()
     if report["left"] and not kept:
         raise DataError(
             f"{path or dataset}: no row has an answer to grade by; {dataset} takes it from "
@@ -170,7 +171,7 @@ def _math500(path: Path | str | None, roots: Sequence[Path]) -> tuple[Path | str
         return path, MATH500 if named else "test"
     for root in roots:
         for place in paths.datasets(root, inside=True):
-            if place.is_file() and place.stem == MATH500:
+            if place.is_file() and place.name.split(".")[0] == MATH500 and format_of(place):
                 return place, MATH500
             if place.is_dir() and MATH500 in place.name.lower().replace("-", ""):
                 return place, "test"

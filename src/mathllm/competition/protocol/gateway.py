@@ -170,14 +170,16 @@ def write_result(output_dir: Path, error: GatewayError | UserError | None) -> No
 def read_as_sent(problems: Path | str) -> "pl.DataFrame":
     """The problems with all their columns; polars decides their types, as in the original.
 
+    A file that other readers of CSV would not read so is put into their form first.
+
     Raises ProblemFileError for ids that this changes, such as 0e6441, which is the number 0.
     """
     import polars as pl
 
-    from mathllm.data.problems import read_problems
+    from mathllm.data.problems import plain_csv, read_problems
 
     ids = read_problems(problems, CURRENT.answer_min, CURRENT.answer_max)[CURRENT.id_column]
-    table = pl.read_csv(problems)
+    table = pl.read_csv(plain_csv(problems))
     for id_, sent in zip(ids, table[CURRENT.id_column].cast(pl.String), strict=True):
         if id_ != sent:
             raise ProblemFileError(

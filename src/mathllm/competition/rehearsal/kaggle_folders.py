@@ -13,6 +13,7 @@ from types import MappingProxyType
 from mathllm import paths
 from mathllm.competition.bundle import manifest
 from mathllm.competition.kernel.backbone import mount_point
+from mathllm.data.problems import plain_csv
 from mathllm.settings import CURRENT
 
 _KEPT_BY_KAGGLE = manifest.DATASET_METADATA  # not among the files that a notebook sees
@@ -111,7 +112,7 @@ def lay_out_folders(
         if file.name != folders.test_file.name:
             (folders.test_file.parent / file.name).symlink_to(file.resolve(), file.is_dir())
     # The file as it is: with answers, if it has them, as the real gateway sends reference.csv's.
-    shutil.copyfile(problems, folders.test_file)
+    folders.test_file.write_bytes(plain_csv(problems))
     return folders
 
 
