@@ -53,6 +53,7 @@ WRAPPERS = [
     " {} ",
     "{{{}}}",
     "${}$",
+    r"\({}\)",
     r"\text{{{}}}",
     r"\textbf{{{}}}",
     r"\mathrm{{{}}}",
@@ -63,12 +64,45 @@ WRAPPERS = [
     r"{}\text{{ cm}}",
     r"\text{{Answer: }}{}",
     r"\frac{{{}}}{{1}}",
+    r"\$ {}",
+    "€{}",
 ]
-OUTERMOST = ["{}", "{}.", "x = {}", "N = {},", r"\text{{Total}} = {}"]
+OUTERMOST = [
+    "{}",
+    "{}.",
+    "x = {}",
+    "N = {},",
+    r"\text{{Total}} = {}",
+    "'{}'",
+    '"{}"',
+    "**{}**",
+    "x = y = {}",
+    "f(1, 2) = {}",
+    "a_{{1,2}} = {}",
+    r"\min\{{a, b\}} = {}",
+    r"x \equiv {} \pmod{{100003}}",
+    "[{}]",
+    r"\{{{}\}}",
+]
+# Each may follow a value and never becomes one, whatever it says.
+REMARKS = [
+    r"\text{ at } \theta = 60^\circ",
+    r"\text{ when } x = 3, y = 4",
+    r", \text{ where } n = 5 \text{ and } m > 2",
+    r"\text{ for all } k \ge 7",
+    r"\quad (n = 12)",
+    r"\ [\text{if } a = b = 14]",
+    " for x = 2",
+    r"\text{ (since } 6 \cdot 7 = 42)",
+    r"\text{ (in total)}",
+]
 FORMATS = [
     str,
     "0{}".format,
     "{:08d}".format,
+    "{}.0".format,
+    "{:.6e}".format,
+    "{}_{{10}}".format,
     lambda n: f"{n:,}".replace(",", "{,}"),
     lambda n: f"{n:,}".replace(",", r"\,"),
     lambda n: f"{n:,}".replace(",", " "),
@@ -86,6 +120,19 @@ def test_an_integer_in_range_is_found_in_any_wrapping(number, write, wrappers, o
     for wrapper in [*wrappers, outermost]:
         content = wrapper.format(content)
     assert extract_answer(f"So $\\boxed{{{content}}}$ it is.") == number
+
+
+@given(
+    st.one_of(
+        st.integers(0, 99999).map(str), st.sampled_from(["x", "x^2", "2n", r"\frac12", "3:1"])
+    ),
+    st.sampled_from(["{}", "x = {}", r"\frac{{{}}}{{1}}", r"\text{{Total: }}{}"]),
+    st.sampled_from(REMARKS),
+)
+def test_a_remark_never_changes_the_answer(value, statement, remark):
+    content = statement.format(value)
+    alone = extract_answer(f"\\boxed{{{content}}}")
+    assert extract_answer(f"\\boxed{{{content}{remark}}}") == alone
 
 
 @given(st.integers(0, 300), st.integers(0, 300), st.sampled_from("+-*"))

@@ -16,14 +16,15 @@ The rules where graders differ:
 """
 
 import re
+import time
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 
 from mathllm.answers import reals, sympy_process
 from mathllm.answers.boxes import last_box
+from mathllm.answers.expressions import MAX_BITS, Real
 from mathllm.answers.extract import extract_answer
 from mathllm.answers.reading import Reading, rational_value, read
-from mathllm.answers.reals import MAX_BITS, Real
 from mathllm.answers.sympy_process import normal_text
 
 _BASE = re.compile(r"(?:[A-Za-z]=)?[0-9A-F.]+_(?:\d+|\{[\w\\{}]*\})", re.ASCII)
@@ -40,6 +41,7 @@ def equivalent(answer: str, truth: str, seconds: float = 5.0) -> bool:
 
     False if that is not found out within `seconds`.
     """
+    deadline = time.monotonic() + seconds
     answer, truth = _content(answer), _content(truth)
     texts = normal_text(answer), normal_text(truth)
     if texts[0] == texts[1] or not all(texts):
@@ -54,7 +56,9 @@ def equivalent(answer: str, truth: str, seconds: float = 5.0) -> bool:
         verdict = False
     else:
         verdict = None
-    return sympy_process.same(answer, truth, seconds) if verdict is None else verdict
+    if verdict is None:
+        verdict = sympy_process.same(answer, truth, deadline - time.monotonic())
+    return verdict
 
 
 def grade(text: str, truth: str, seconds: float = 5.0) -> bool:

@@ -10,8 +10,8 @@ from dataclasses import replace
 from fractions import Fraction
 
 from mathllm.answers import reals
+from mathllm.answers.expressions import NoValueError, Real
 from mathllm.answers.latex import FUNCTIONS, MAX_DEPTH, Token
-from mathllm.answers.reals import NoValueError, Real
 
 # Words that make another number of the one beside them, or no number at all.
 CHANGING = ("or", "and", "not", "than", "least", "most", "about", "approximately", "approx")
@@ -114,7 +114,7 @@ class _Reader:
         if token is None:
             return False
         if token.kind == "word":
-            return token.text in FUNCTIONS and self._opens(1)
+            return self._is_function()
         if token.kind == "letter":
             return token.text == "e"
         if token.kind == "number":

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
-from mathllm.answers.reals import MAX_BITS, NoValueError
+from mathllm.answers.expressions import MAX_BITS, NoValueError
 
 MAX_CONTENT = 2000  # characters; a longer box holds an essay, not an answer
 MAX_DEPTH = 40  # of nested groups, far below Python's recursion limit

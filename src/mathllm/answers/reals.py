@@ -1,91 +1,26 @@
-"""Real numbers in closed form, compared exactly: rationals, roots, π, e, logarithms.
+"""Real numbers in closed form and their arithmetic: rationals, roots, π, e, logarithms.
 
-A number is a Fraction as long as it can be one, and an expression (`Node`) otherwise. Whether
-an expression is zero is decided, never guessed by decimals:
-
-- intervals of growing precision separate it from zero, or
-- it is algebraic, and closer to zero than its separation bound allows a number to be that is
-  not zero (Burnikel, Funke, Mehlhorn, Schirra, Schmitt, "A separation bound for real algebraic
-  expressions", 2001), or
-- nothing is said (None).
-
-Everything is bounded: a number that would need more than MAX_BITS or MAX_PRECISION is refused.
+A number is a Fraction as long as it can be one, and an expression (`Node`) otherwise. All is
+exact and bounded: what would need more than MAX_BITS, or cannot be decided, is refused.
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Iterator
 from fractions import Fraction
-from functools import lru_cache
 
-MAX_BITS = 4096  # of any rational on the way, so that 9^{9^9} costs nothing
-MAX_PRECISION = 8192  # bits of an interval
-MAX_NESTING = 200  # of an expression, below Python's recursion limit
-MAX_EXPONENT = 12  # bits of what stands in an exponential
+from mathllm.answers.expressions import (
+    MAX_BITS,
+    Node,
+    NoValueError,
+    Real,
+    make_node,
+    nearest_integer,
+    sign_of,
+)
+
 MAX_ROOT = 64  # the index of a root, and the denominator of an exponent
 
-Interval = tuple  # mpmath's: a pair of raw numbers (low, high)
-
-
-class NoValueError(Exception):
-    """The formula has no real value that can be given within the limits."""
-
-
-@dataclass(frozen=True, eq=False)
-class Node:
-    """`kind` is + * / root pi e log exp; a root has its index in `index`, log is natural.
-
-    Made by `_node` only: two of the same form are one object. `depth` counts the longest way
-    down, `roots` are the roots in it. `sizes` are log2 of u and l of the paper (it is a quotient
-    of two algebraic integers whose conjugates are at most u and l), None unless it is algebraic.
-    """
-
-    kind: str
-    parts: tuple["Real", ...] = ()
-    index: int = 0
-    depth: int = 0
-    roots: frozenset["Node"] = frozenset()
-    sizes: tuple[float, float] | None = None
-
-
-Real = Fraction | Node
-
-
-@lru_cache(maxsize=10_000)
-def _node(kind: str, parts: tuple[Real, ...] = (), index: int = 0) -> Node:
-    inner = [part for part in parts if isinstance(part, Node)]
-    depth = 1 + max((part.depth for part in inner), default=0)
-    if depth > MAX_NESTING:
-        raise NoValueError
-    roots = frozenset().union(*(part.roots for part in inner))
-    node = Node(kind, parts, index, depth, roots, _sizes(kind, [_size(p) for p in parts], index))
-    if kind == "root":
-        object.__setattr__(node, "roots", roots | {node})
-    return node
-
-
-def _size(value: Real) -> tuple[float, float] | None:
-    if isinstance(value, Node):
-        return value.sizes
-    above = math.log2(abs(value.numerator)) if value else 0.0
-    return above, math.log2(value.denominator)
-
-
-def _sizes(
-    kind: str, parts: list[tuple[float, float] | None], k: int
-) -> tuple[float, float] | None:
-    if kind not in ("+", "*", "/", "root") or None in parts:
-        return None
-    u, l = parts[0]  # noqa: E741
-    if kind == "root":
-        return ((u + (k - 1) * l) / k, l) if u >= l else (u, ((k - 1) * u + l) / k)
-    v, m = parts[1]
-    if kind == "+":
-        return max(u + m, l + v) + 1, l + m
-    return (u + v, l + m) if kind == "*" else (u + m, l + v)
-
-
-PI, E = _node("pi"), _node("e")
+PI, E = make_node("pi"), make_node("e")
 
 
 def bounded(value: Fraction) -> Fraction:
@@ -99,7 +34,7 @@ def add(a: Real, b: Real) -> Real:
         return bounded(a + b)
     if 0 in (a, b):
         return b if a == 0 else a
-    return _node("+", (a, b))
+    return make_node("+", (a, b))
 
 
 def multiply(a: Real, b: Real) -> Real:
@@ -107,7 +42,7 @@ def multiply(a: Real, b: Real) -> Real:
         return bounded(a * b)
     if 0 in (a, b) or 1 in (a, b):
         return (b if a == 1 else a) if 1 in (a, b) else Fraction(0)
-    return _node("*", (a, b))
+    return make_node("*", (a, b))
 
 
 def subtract(a: Real, b: Real) -> Real:
@@ -119,7 +54,7 @@ def divide(a: Real, b: Real) -> Real:
         raise NoValueError
     if isinstance(a, Fraction) and isinstance(b, Fraction):
         return bounded(a / b)
-    return _node("/", (a, b))
+    return make_node("/", (a, b))
 
 
 def power(base: Real, exponent: Real) -> Real:
@@ -144,8 +79,6 @@ def power(base: Real, exponent: Real) -> Real:
 
 
 def _node_power(base: Node, exponent: int) -> Real:
-    if base == E:
-        return exponential(Fraction(exponent))
     if abs(exponent) > MAX_ROOT:
         raise NoValueError
     result: Real = Fraction(1)
@@ -170,7 +103,7 @@ def root(value: Real, index: int = 2) -> Real:
         above, under = (_integer_root(n, index) for n in (value.numerator, value.denominator))
         if above is not None and under is not None:
             return Fraction(above, under)
-    return _node("root", (value,), index)
+    return make_node("root", (value,), index)
 
 
 def _integer_root(n: int, index: int) -> int | None:
@@ -189,7 +122,9 @@ def _integer_root(n: int, index: int) -> int | None:
 def exponential(value: Real) -> Real:
     if is_zero(value):
         return Fraction(1)
-    return _node("exp", (value,))
+    if isinstance(value, Fraction) and max(abs(value.numerator), value.denominator) <= MAX_ROOT:
+        return power(E, value)  # so that e^2 and e·e are one
+    return make_node("exp", (value,))
 
 
 def logarithm(value: Real, base: Real | None = None) -> Real:
@@ -213,7 +148,26 @@ def _natural(value: Real) -> Real:
         return Fraction(1)
     if isinstance(value, Node) and value.kind == "exp":
         return value.parts[0]
-    return Fraction(0) if value == 1 else _node("log", (value,))
+    if isinstance(value, Node):
+        return make_node("log", (value,))
+    total: Real = Fraction(0)
+    for part, factor in ((value.numerator, 1), (value.denominator, -1)):
+        for prime, exponent in _factors(part):
+            log = make_node("log", (Fraction(prime),))
+            total = add(total, multiply(Fraction(factor * exponent), log))
+    return total
+
+
+def _factors(n: int) -> Iterator[tuple[int, int]]:
+    """n as powers of small primes and of what is left, so that ln 4 and 2 ln 2 are one."""
+    for prime in range(2, 1000):
+        exponent = 0
+        while n % prime == 0:
+            n, exponent = n // prime, exponent + 1
+        if exponent:
+            yield prime, exponent
+    if n > 1:
+        yield n, 1
 
 
 def _rational_logarithm(a: Fraction, b: Fraction) -> Fraction | None:
@@ -249,7 +203,7 @@ def floor(value: Real) -> Real:
     """Refused where it cannot be told on which side of an integer the number lies."""
     if isinstance(value, Fraction):
         return Fraction(math.floor(value))
-    near = _nearest_integer(value)
+    near = nearest_integer(value)
     return Fraction(near if sign(subtract(value, Fraction(near))) >= 0 else near - 1)
 
 
@@ -284,7 +238,7 @@ def sign(value: Real) -> int:
     """-1, 0 or 1. Raises NoValueError where that is not found out."""
     if isinstance(value, Fraction):
         return (value > 0) - (value < 0)
-    verdict = _separated(value)
+    verdict = sign_of(value)
     if verdict is None:
         raise NoValueError
     return verdict
@@ -294,7 +248,7 @@ def is_zero(value: Real) -> bool | None:
     """None where that is not found out within the limits."""
     if isinstance(value, Fraction):
         return value == 0
-    verdict = _separated(value)
+    verdict = sign_of(value)
     return None if verdict is None else verdict == 0
 
 
@@ -314,7 +268,7 @@ def rational(value: Real) -> Fraction | None:
         return value
     for denominator in (1, 2, 3, 4, 5, 6, 8, 10, 12):
         try:
-            near = Fraction(_nearest_integer(multiply(Fraction(denominator), value)), denominator)
+            near = Fraction(nearest_integer(multiply(Fraction(denominator), value)), denominator)
         except NoValueError:
             return None
         if same(value, near):
@@ -336,112 +290,3 @@ def _integer(value: Real) -> int:
     if found is None or found.denominator != 1:
         raise NoValueError
     return found.numerator
-
-
-def _nearest_integer(value: Node) -> int:
-    from mpmath import libmp
-
-    for precision in _precisions():
-        low, high = _interval(value, precision)
-        if low in (libmp.fninf, libmp.fnan) or high in (libmp.finf, libmp.fnan):
-            continue
-        if libmp.mpf_lt(libmp.mpf_sub(high, low, 53), libmp.from_rational(1, 8, 53)):
-            middle = libmp.mpf_shift(libmp.mpf_add(low, high, precision), -1)
-            if _magnitude(middle) > MAX_BITS:
-                break
-            return int(libmp.to_int(middle, "n"))
-    raise NoValueError
-
-
-def _precisions() -> list[int]:
-    return [1 << n for n in range(7, MAX_PRECISION.bit_length())]
-
-
-def _separated(value: Node) -> int | None:
-    """The sign, by intervals down to the separation bound; None where they do not tell."""
-    from mpmath import libmp
-
-    bound = _bound(value)
-    for precision in _precisions():
-        low, high = _interval(value, precision)
-        if libmp.mpf_gt(low, libmp.fzero):
-            return 1
-        if libmp.mpf_lt(high, libmp.fzero):
-            return -1
-        if bound is not None and libmp.fnan not in (low, high):
-            limit = libmp.mpf_shift(libmp.fone, -bound)
-            if libmp.mpf_gt(low, libmp.mpf_neg(limit)) and libmp.mpf_lt(high, limit):
-                return 0
-    return None
-
-
-def _bound(value: Node) -> int | None:
-    """Bits b such that the number is zero or at least 2^-b; None where none is known."""
-    if value.sizes is None:
-        return None
-    upper, lower = value.sizes
-    degree = math.prod(node.index for node in value.roots)
-    bits = upper * (degree - 1) + lower + 1
-    return math.ceil(bits) if bits < MAX_PRECISION else None
-
-
-def _interval(value: Real, precision: int) -> Interval:
-    """An interval that holds the number."""
-    known: dict[Real, Interval] = {}  # a part may come many times
-
-    def of(number: Real) -> Interval:
-        if number not in known:
-            known[number] = _evaluated(number, precision, of)
-        return known[number]
-
-    return of(value)
-
-
-def _evaluated(number: Real, precision: int, of: Callable[[Real], Interval]) -> Interval:
-    # Here and not above: only answers beyond fractions need it.
-    from mpmath import libmp
-
-    if isinstance(number, Fraction):
-        above, below = number.numerator, number.denominator
-        return (
-            libmp.from_rational(above, below, precision, "f"),
-            libmp.from_rational(above, below, precision, "c"),
-        )
-    parts = [of(part) for part in number.parts]
-    match number.kind:
-        case "pi":
-            return libmp.mpf_pi(precision, "f"), libmp.mpf_pi(precision, "c")
-        case "e":
-            return libmp.mpi_exp((libmp.fone, libmp.fone), precision)
-        case "+":
-            return libmp.mpi_add(*parts, precision)
-        case "*":
-            return libmp.mpi_mul(*parts, precision)
-        case "/":
-            return libmp.mpi_div(*parts, precision)
-        case "exp":
-            if max(map(_magnitude, parts[0])) > MAX_EXPONENT:
-                raise NoValueError
-            return libmp.mpi_exp(parts[0], precision)
-        case "log":
-            return libmp.mpi_log(_positive(parts[0]), precision)
-        case _:
-            low, high = _positive(parts[0])
-            return (
-                libmp.mpf_nthroot(low, number.index, precision, "f"),
-                libmp.mpf_nthroot(high, number.index, precision, "c"),
-            )
-
-
-def _magnitude(number: tuple) -> int:
-    """Bits in front of the point of one of mpmath's raw numbers."""
-    _, mantissa, exponent, bits = number
-    return exponent + bits if mantissa else 0
-
-
-def _positive(interval: Interval) -> Interval:
-    """Of a number that is known to be positive."""
-    from mpmath import libmp
-
-    low, high = interval
-    return (low if libmp.mpf_gt(low, libmp.fzero) else libmp.fzero), high

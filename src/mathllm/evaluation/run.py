@@ -15,9 +15,9 @@ from transformers import PreTrainedTokenizerBase
 
 from mathllm.answers.boxes import last_box
 from mathllm.answers.equivalent import grade
+from mathllm.answers.expressions import MAX_BITS
 from mathllm.answers.latex import NUMBER
 from mathllm.answers.reading import integer_value
-from mathllm.answers.reals import MAX_BITS
 from mathllm.errors import ParameterError
 from mathllm.evaluation.engines import EngineSpec
 from mathllm.evaluation.results import TOO_LONG, Header, ResultFile

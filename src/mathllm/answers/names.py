@@ -1,0 +1,57 @@
+"""What may stand beside a value as its name: x, m + n, f(3), |S|, a_{1,2}, "the area"."""
+
+from collections.abc import Iterator, Sequence
+
+from mathllm.answers.expressions import NoValueError
+from mathllm.answers.groups import CLOSING, OPENING, SEPARATORS
+from mathllm.answers.latex import Token
+
+_EVALUATED = (r"\sum", r"\prod", r"\int", r"\lim", r"\iint", r"\oint", r"\bigcup", r"\bigcap")
+_UNKNOWNS = tuple("xyztuvw")  # in front of a bracket they are factors, and no functions
+
+
+def name_of(side: Sequence[Token]) -> str:
+    return "".join(token.text for token in side)
+
+
+def check_name(side: list[Token]) -> None:
+    """Raise NoValueError for the side of an equation that has to be solved: 3x, x^2, x + 1.
+
+    Numbers and powers may stand in indices, in a function's brackets and among words only.
+    """
+    if not side:
+        raise NoValueError
+    if side[0].text in _EVALUATED:
+        return
+    groups = [False]  # whether each open group is an index or a function's bracket
+    before = Token("sign", "")
+    for token in _without_inverses(side):
+        named = groups[-1] or before.text == "_"
+        if token.text in OPENING:
+            call = token.text in ("(", "[", r"\{") and (
+                before.kind in ("word", "command")
+                or before.text in ("}", "'")
+                or (before.kind == "letter" and before.text not in _UNKNOWNS)
+            )
+            groups.append(named or call)
+        elif token.text in CLOSING:
+            groups[1:] = groups[1:-1]
+        elif not named:
+            among_words = token.in_text or before.kind == "word"
+            if (token.kind == "number" and not among_words) or (
+                token.text in ("^", "!", r"\pm", *SEPARATORS)
+            ):
+                raise NoValueError
+        before = token
+
+
+def _without_inverses(side: list[Token]) -> Iterator[Token]:
+    """f^{-1} is a name as f is."""
+    inverse = ["^", "{", "-", "1", "}"]
+    at = 0
+    while at < len(side):
+        if [token.text for token in side[at : at + 5]] == inverse:
+            at += 5
+        else:
+            yield side[at]
+            at += 1
