@@ -7,8 +7,9 @@ import pytest
 
 from mathllm.data.chat import END_OF_TURN, end_of_turn_id
 from mathllm.engines import Completion, SamplingConfig
+from mathllm.engines.base import EngineError
 from mathllm.solving import Solver, SolverSettings
-from mathllm.solving.attempts import Asked, draw
+from mathllm.solving.attempts import Asked, broken, draw
 from mathllm.tiny.tokenizer import train_tokenizer
 
 STEP = "Let us see.\n```python\nprint(6*7)\n```\n```output"
@@ -165,3 +166,70 @@ def test_waves_are_no_larger_than_the_tools(tokenizer):
     assert [configs[0].n for _, configs, _ in engine.calls] == [2, 2]  # of 5, then it is decided
     assert solution.answer == 7
     assert "cannot be caught" in solution.reason
+
+
+@pytest.mark.parametrize("end", ["", "\n```outp", END_OF_TURN], ids=["before", "in", "turn ended"])
+def test_a_sample_whose_output_fence_was_cut_goes_on_behind_a_whole_one(tokenizer, end):
+    program = "Let us see.\n```python\nprint(6*7)\n```"
+    texts = {"Q:": program + end, "```output\n42\n```\n": r"So it is \boxed{42}."}
+    (attempt,) = attempts(tokenizer, Script(tokenizer, texts), FakeTools())
+    assert attempt.text == f"{program}\n```output\n42\n```\nSo it is \\boxed{{42}}."
+    assert (attempt.answer, attempt.calls) == (42, 1)
+
+
+class Failing(FakeTools):
+    """Tools of which the first session can be had, and no other."""
+
+    @contextmanager
+    def session(self, deadline=None):
+        if self.opened:
+            raise RuntimeError("no kernel")
+        with super().session(deadline) as session:
+            yield session
+
+
+def test_a_session_that_cannot_be_had_costs_its_own_sample(tokenizer):
+    texts = {"Q:": STEP, "```output\n42\n```\n": r"So it is \boxed{42}."}
+    whole, lost = attempts(tokenizer, Script(tokenizer, texts), Failing(), count=2)
+    assert (whole.answer, whole.finish_reason) == (42, "stop")
+    assert (lost.answer, lost.finish_reason, lost.broke) == (
+        None,
+        "fault",
+        "RuntimeError: no kernel",
+    )
+    assert broken([whole, lost]) == "of 2 samples ended 1 by 'fault' (RuntimeError: no kernel)"
+
+
+def test_tools_that_fail_for_all_samples_are_raised(tokenizer):
+    with pytest.raises(RuntimeError, match="no kernel"):
+        attempts(tokenizer, Script(tokenizer, {"Q:": STEP}), Failing(opened=1), count=2)
+
+
+def test_a_session_that_breaks_while_it_runs_costs_its_own_sample(tokenizer):
+    class Breaking(FakeTools):
+        @contextmanager
+        def session(self, deadline=None):
+            with super().session(deadline) as session:
+                if self.opened == 1:
+                    session.run = lambda *_: 1 / 0
+                yield session
+
+    texts = {"Q:": STEP, "```output\n42\n```\n": r"So it is \boxed{42}."}
+    drawn = attempts(tokenizer, Script(tokenizer, texts), Breaking(), count=2)
+    assert [attempt.answer for attempt in drawn] == [None, 42]
+    assert drawn[0].broke == "ZeroDivisionError: division by zero"
+
+
+def test_an_engine_that_goes_away_behind_a_program_leaves_the_samples_that_were_done(tokenizer):
+    class Leaving(Script):
+        def generate(self, prompts, config, seeds=None):
+            if self.calls:
+                raise EngineError("gone")
+            done, going = super().generate(prompts, config, seeds), tokenizer(STEP)["input_ids"]
+            done[0][1] = Completion(going, [], [0.5] * len(going), [], "stop")
+            return done
+
+    engine = Leaving(tokenizer, {"Q:": r"So it is \boxed{42}."})
+    done, lost = attempts(tokenizer, engine, FakeTools(), count=2)
+    assert (done.answer, done.finish_reason) == (42, "stop")
+    assert (lost.finish_reason, lost.broke) == ("fault", "EngineError: gone")

@@ -4,7 +4,6 @@ With tools a sample stops where it opens an output block; its last Python block 
 output is written into the block, and the sample goes on, until it ends by itself.
 """
 
-import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,14 +13,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from mathllm.answers.extract import extract_answer
 from mathllm.engines.base import Completion, Engine, SamplingConfig
+from mathllm.errors import cause_of
+from mathllm.solving.programs import OUTPUT, Wait, waiting
 
 if TYPE_CHECKING:  # it takes seconds; whoever only votes is spared them
     from transformers import PreTrainedTokenizerBase
 
-OUTPUT = "```output"  # where the model waits for what its program printed
 BROKEN = ("fault", "memory", "nan")  # finish reasons that say that something is wrong
 TAIL = 32  # tokens at the end of a sample whose entropy counts as the tail's
-_PYTHON = re.compile(r"```(?:python|py)\s*\n(.*?)```", re.DOTALL)
 
 
 class BrokenSampleError(RuntimeError):
@@ -53,7 +52,8 @@ class Attempt:
     `tail_entropy` (of the last TAIL tokens) are in nats per token, 0 for none; `confidence`
     is the halting head's mean probability, None where the engine has none, and
     `supervision_steps` counts those of all tokens. `calls` counts programs that were run,
-    `faults` says which of them failed to.
+    `faults` says which of them failed to. `broke` says what ended a sample that went on from
+    a program no more, "" where nothing did.
     """
 
     text: str
@@ -66,6 +66,7 @@ class Attempt:
     calls: int = 0
     faults: tuple[str, ...] = ()
     supervision_steps: int = 0
+    broke: str = ""
 
 
 @dataclass(eq=False)
@@ -84,6 +85,7 @@ class _Sample:
     calls: int = 0
     faults: list[str] = field(default_factory=list)
     session: Session | None = None
+    broke: Exception | None = None
 
     def add(self, completion: Completion) -> None:
         """What an engine generated."""
@@ -93,6 +95,10 @@ class _Sample:
         self.confidence += completion.confidence
         self.supervision_steps += completion.supervision_steps_used
         self.finish_reason = completion.finish_reason or "fault"
+
+    def fail(self, fault: Exception) -> None:
+        """It cannot go on from its program; what it has stays."""
+        self.finish_reason, self.broke = "fault", fault
 
 
 @dataclass(frozen=True)
@@ -125,7 +131,8 @@ def draw(
     """The attempts of each that is asked, all drawn together.
 
     With tools, a sample may call them `max_calls` times, and there may be no more samples in
-    all than they have sessions. Raises what the engine raises.
+    all than they have sessions. A sample whose program cannot be run or gone on from ends by
+    "fault". Raises what the engine raises at first, and what broke all samples.
     """
     stop: tuple[tuple[int, ...], ...] = ()
     if tools is not None:
@@ -150,6 +157,8 @@ def draw(
         with ExitStack() as sessions:
             flat = [sample for own in samples for sample in own]
             _with_tools(engine, tokenizer, flat, tools, max_calls, sessions)
+        if all(sample.broke for sample in flat):
+            raise flat[0].broke
     return [[_attempt(tokenizer, sample) for sample in own] for own in samples]
 
 
@@ -163,20 +172,27 @@ def _with_tools(
 ) -> None:
     """Run what waits for its output and go on with it, until nothing waits."""
     for part in range(1, max_calls + 1):
-        waiting = [(s, code) for s in samples if (code := _program(tokenizer, s)) is not None]
-        if not waiting:
-            return
-        for sample, _ in waiting:
+        waits = [(s, wait) for s in samples if (wait := _wait(tokenizer, s)) is not None]
+        for sample, _ in waits:
             if sample.session is None:
-                sample.session = sessions.enter_context(tools.session(sample.config.deadline))
-        with ThreadPoolExecutor(len(waiting)) as pool:
-            results = list(pool.map(_run, waiting))
+                try:
+                    sample.session = sessions.enter_context(tools.session(sample.config.deadline))
+                except Exception as fault:
+                    sample.fail(fault)
+        waits = [(sample, wait) for sample, wait in waits if sample.session is not None]
+        if not waits:
+            return
+        with ThreadPoolExecutor(len(waits)) as pool:
+            results = list(pool.map(_run, waits))
         going = []
-        for (sample, _), result in zip(waiting, results, strict=True):
+        for (sample, wait), result in zip(waits, results, strict=True):
+            if isinstance(result, Exception):
+                sample.fail(result)
+                continue
             sample.calls += 1
             if result.fault:
                 sample.faults.append(result.fault)
-            _write_output(tokenizer, sample, result.output)
+            _write_output(tokenizer, sample, wait.missing, result.output)
             room = sample.config.max_new_tokens - len(sample.tokens)
             if room > 0:
                 going.append((sample, replace(sample.config, n=1, max_new_tokens=room)))
@@ -184,36 +200,45 @@ def _with_tools(
                 sample.finish_reason = "length"
         if not going:
             return
-        found = engine.generate(
-            [sample.asked.prompt + sample.tokens for sample, _ in going],
-            [own for _, own in going],
-            seeds=[[sample.seed(part)] for sample, _ in going],
-        )
+        try:
+            found = engine.generate(
+                [sample.asked.prompt + sample.tokens for sample, _ in going],
+                [own for _, own in going],
+                seeds=[[sample.seed(part)] for sample, _ in going],
+            )
+        except Exception as fault:  # of these: what the others have is kept
+            for sample, _ in going:
+                sample.fail(fault)
+            return
         for (sample, _), (completion,) in zip(going, found, strict=True):
             sample.add(completion)
 
 
-def _run(waiting: tuple[_Sample, str]) -> Any:
-    sample, code = waiting
-    return sample.session.run(code, sample.config.deadline)
+def _run(waits: tuple[_Sample, Wait]) -> Any:
+    """What the sandbox returned or raised."""
+    sample, wait = waits
+    try:
+        return sample.session.run(wait.program, sample.config.deadline)
+    except Exception as fault:
+        return fault
 
 
-def _program(tokenizer: "PreTrainedTokenizerBase", sample: _Sample) -> str | None:
-    """The program whose output the sample waits for; None when it does not wait."""
+def _wait(tokenizer: "PreTrainedTokenizerBase", sample: _Sample) -> Wait | None:
+    """What the sample waits for; None when it does not wait."""
     if sample.finish_reason != "stop":
         return None
-    text = tokenizer.decode(sample.tokens, skip_special_tokens=True).rstrip()
-    if not text.endswith(OUTPUT):
-        return None
-    blocks = _PYTHON.findall(text)
-    return blocks[-1] if blocks else None
+    return waiting(tokenizer.decode(sample.tokens, skip_special_tokens=True))
 
 
-def _write_output(tokenizer: "PreTrainedTokenizerBase", sample: _Sample, output: str) -> None:
+def _write_output(
+    tokenizer: "PreTrainedTokenizerBase", sample: _Sample, missing: str, output: str
+) -> None:
     # Here and not above: it brings transformers along.
     from mathllm.data.chat import without_tokens
 
-    text = f"\n{without_tokens(tokenizer, output).rstrip()}\n```\n"
+    while sample.tokens and sample.tokens[-1] in sample.config.stop_ids:
+        sample.tokens.pop()  # its turn goes on
+    text = f"{missing}\n{without_tokens(tokenizer, output).rstrip()}\n```\n"
     sample.tokens += tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
@@ -231,6 +256,7 @@ def _attempt(tokenizer: "PreTrainedTokenizerBase", sample: _Sample) -> Attempt:
         calls=sample.calls,
         faults=tuple(sample.faults),
         supervision_steps=sample.supervision_steps,
+        broke=cause_of(sample.broke) if sample.broke else "",
     )
 
 
@@ -238,7 +264,8 @@ def broken(drawn: Sequence[Attempt]) -> str:
     """How many of the samples broke and how, in words; "" if none."""
     reasons = Counter(a.finish_reason for a in drawn if a.finish_reason in BROKEN)
     kinds = ", ".join(f"{count} by {reason!r}" for reason, count in reasons.items())
-    return f"of {len(drawn)} samples ended {kinds}" if kinds else ""
+    cause = next((f" ({a.broke})" for a in drawn if a.broke), "")
+    return f"of {len(drawn)} samples ended {kinds}{cause}" if kinds else ""
 
 
 def check_whole(drawn: Sequence[Sequence[Attempt]]) -> None:
