@@ -264,3 +264,42 @@ def test_a_key_is_trimmed_and_sent(tokenizer):
 def test_a_reply_without_headers_is_a_fault(tokenizer):
     with serving(hold(b"garbage\r\n")) as (url, _), pytest.raises(EngineError):
         ask(url, tokenizer, deadline=time.monotonic() + 2)
+
+
+@pytest.mark.parametrize("reason", ["abort", "error", 3, {}])
+def test_a_sample_that_the_server_gave_up_is_no_whole_one(tokenizer, reason):
+    pieces = (event(text="a", token_ids=[5]), event(text="", finish_reason=reason))
+    with serving(say(STREAM, *pieces)) as (url, _), pytest.raises(EngineError, match="ended a sam"):
+        ask(url, tokenizer)
+
+
+def test_choices_that_nobody_asked_for_are_not_read(tokenizer):
+    other = [event(index=index, text="b", token_ids=[6]) for index in (1, 7, -1, "0")]
+    own = event(index=0, text="a", token_ids=[5]) + event(text="", finish_reason="stop")
+    with serving(say(STREAM, *other, own)) as (url, _):
+        (sample,) = ask(url, tokenizer)
+    assert (sample.tokens, sample.finish_reason) == ([5], "stop")
+
+
+def test_a_text_that_would_be_tokenised_for_long_ends_its_sample_at_once(tokenizer):
+    began = time.monotonic()
+    piece = event(text="ab 1+" * 400_000)
+    with serving(hold(STREAM, piece)) as (url, _), pytest.raises(EngineError, match="text of a"):
+        ask(url, tokenizer, deadline=began + 1.0)
+    assert time.monotonic() - began < 1.0 + LATE
+
+
+def test_half_a_sign_in_a_text_costs_no_sample(tokenizer):
+    halves = event(text="a\ud83d") + event(text="\ude00b", finish_reason="stop")
+    with serving(say(STREAM, halves)) as (url, _):
+        (sample,) = ask(url, tokenizer)
+    assert tokenizer.decode(sample.tokens) == "a��b"
+
+
+def test_numbers_beyond_every_float_count_as_unsure(tokenizer):
+    huge = {"token_logprobs": [-(10**400)], "top_logprobs": [{"a": -(10**400)}]}
+    piece = event(text="a", token_ids=[5], logprobs=huge, finish_reason="stop")
+    with serving(say(STREAM, piece)) as (url, _):
+        (sample,) = ask(url, tokenizer)
+    assert sample.logprobs == [0.0]
+    assert sample.entropy == [pytest.approx(math.log(len(tokenizer)))]

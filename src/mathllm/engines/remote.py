@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from mathllm.engines.base import Completion, EngineError, OnPass, SamplingConfig
 from mathllm.engines.exchange import Exchange, check_url, key_header
 from mathllm.engines.requests import Request, Row
+from mathllm.wording import shown, writable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -28,6 +29,7 @@ CONNECT_SECONDS = 5.0
 SILENCE_SECONDS = 60.0
 SILENCE_SHARE = 0.25
 WATCH_SECONDS = 0.05  # between two looks at the clock and the cancel flags
+TEXT_CHARS = 1 << 18  # of one piece without ids: more would be tokenised beyond the deadline
 TOP = 5  # most likely tokens whose probabilities are asked for: entropy from below
 ROUNDING = 1e-3  # by which a probability may be over 1
 
@@ -108,7 +110,9 @@ class RemoteEngine:
                             row.add(*values)
                     reason = choice.get("finish_reason")
                     if reason is not None and not row.done:
-                        row.completion.finish_reason = "length" if reason == "length" else "stop"
+                        if reason not in ("stop", "length"):  # "abort", "error"
+                            raise EngineError(f"the server ended a sample by {shown(reason)}")
+                        row.completion.finish_reason = reason
                     if tokens:
                         stream.heard = time.monotonic()
                     request.passed([row], 0)
@@ -146,9 +150,9 @@ class RemoteEngine:
         """Tokens of one piece, their log probabilities and entropy. Raises EngineError."""
         tokens, text = choice.get("token_ids"), choice.get("text") or ""
         if tokens is None:
-            if not isinstance(text, str):
-                raise EngineError(f"the text of a reply is {text!r:.100}")
-            tokens = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+            if not isinstance(text, str) or len(text) > TEXT_CHARS:
+                raise EngineError(f"the text of a reply is {shown(text)}")
+            tokens = self.tokenizer(writable(text), add_special_tokens=False)["input_ids"]
         size = len(self.tokenizer)
         if not isinstance(tokens, list) or not all(
             type(token) is int and 0 <= token < size for token in tokens
@@ -213,8 +217,8 @@ def _watched(streams: Sequence[_Stream], lock: Lock) -> Iterator[None]:
 
 
 def _choices(lines: Iterator[bytes]) -> Iterator[dict[str, Any]]:
-    """The choices of a stream of server-sent events, up to [DONE]. Raises EngineError for
-    what is no such event."""
+    """The first choice, which alone was asked for, of each event of a stream, up to [DONE].
+    Raises EngineError for what is no such event."""
     for line in lines:
         if not line.startswith(b"data:"):
             continue
@@ -231,7 +235,7 @@ def _choices(lines: Iterator[bytes]) -> Iterator[dict[str, Any]]:
             raise EngineError(str(event["error"])[:300])
         choices = event.get("choices")
         for choice in choices if isinstance(choices, list) else []:
-            if isinstance(choice, dict):
+            if isinstance(choice, dict) and choice.get("index") in (0, None):
                 yield choice
 
 
@@ -267,4 +271,5 @@ def _is_finite(value: Any) -> bool:
 
 
 def _is_logprob(value: Any) -> bool:
-    return type(value) in (int, float) and value <= ROUNDING  # so that NaN is none
+    """NaN is none, and no integer that a float cannot hold."""
+    return (type(value) is float or (type(value) is int and value > -(2**53))) and value <= ROUNDING
