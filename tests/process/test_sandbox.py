@@ -164,6 +164,15 @@ def test_output_that_is_closed_is_open_again_in_the_next_block(
 
 
 @pytest.mark.slow
+def test_an_exception_that_is_too_long_for_a_reply_keeps_the_session(
+    session: SandboxSession,
+) -> None:
+    result = session.run("kept = 41\nassert False, list(range(10**5))")
+    assert (result.ok, result.fault) == (False, None)
+    assert result.output.startswith("AssertionError: [0, 1, 2")
+    assert session.run("kept + 1").output == "42"
+
+
 def test_sessions_run_side_by_side(pool: SandboxPool) -> None:
     both = Barrier(2, timeout=PATIENCE)
 

@@ -16,9 +16,13 @@ from typing import Any
 from jupyter_client.session import Session
 
 from mathllm.sandbox.wire import Connection
+from mathllm.wording import writable
 
 TICK_SECONDS = 0.05  # between two looks at the clock and the process
 ASK_SECONDS = 0.5  # between two questions to a kernel that has not answered yet
+# For a reply behind the word that the block is over. It does not come where it is too long: it
+# quotes an exception's message whole.
+REPLY_SECONDS = 1.0
 PORTS = {"shell_port": 1, "iopub_port": 2, "stdin_port": 3, "control_port": 4, "hb_port": 5}
 
 
@@ -61,7 +65,7 @@ class Channel:
     def send(self, code: str) -> "Pending":
         """Hand over a block; `wait` for it on what this returns."""
         content = {
-            "code": code.encode("utf-8", "replace").decode("utf-8"),  # lone surrogates
+            "code": writable(code),
             "silent": False,
             "store_history": True,  # so that blocks are told apart in exceptions
             "user_expressions": {},
@@ -100,19 +104,17 @@ class Pending:
         self._request = request
         # The head, the tail and the note of a kernel that cuts its output itself.
         self._room = chars + 200
-        self._idle = False
+        self._idle: float | None = None  # since when
         self._parts: list[str] = []
         self.status: str | None = None
 
     @property
     def text(self) -> str:
-        text = "".join(self._parts).strip("\n")
-        # A surrogate on its own is no text that could be written anywhere.
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        return writable("".join(self._parts).strip("\n"))
 
     def wait(self, deadline: float, alive: Callable[[], bool]) -> bool:
         """Whether the block came to its end; False at the deadline or the kernel's death."""
-        while not (self._idle and self.status):
+        while self._idle is None or self.status is None:
             # In this order, so that what a dead kernel had sent is still read.
             living = alive()
             received = self._channel._receive(TICK_SECONDS)
@@ -121,7 +123,10 @@ class Pending:
                     self._take(name, message)
                 except (KeyError, TypeError, AttributeError):  # no message of a real kernel
                     continue
-            if time.monotonic() > deadline or not (living or received):
+            now = time.monotonic()
+            if self._idle is not None and now - self._idle > REPLY_SECONDS:
+                self.status = self.status or "error"
+            elif now > deadline or not (living or received):
                 return False
         return True
 
@@ -134,6 +139,6 @@ class Pending:
             self._room -= len(part)
             self._parts.append(part)
         elif kind == "status" and content["execution_state"] == "idle":
-            self._idle = True
+            self._idle = time.monotonic()
         elif name == "shell" and kind == "execute_reply":
             self.status = str(content["status"])
