@@ -237,6 +237,17 @@ def test_the_clock_goes_on_from_the_first_start(tmp_path):
     assert budget.left_seconds == pytest.approx(2540, abs=30)
 
 
+def test_the_clock_of_a_journal_without_its_first_line_goes_on_from_the_next(tmp_path):
+    path = tmp_path / "journal.jsonl"
+    now = time.time()
+    loaded = {"event": "loaded", "time": now - 1000, "seconds": 3.0}
+    start = {"event": "start", "time": now - 10, "pid": 1}  # of the second process
+    path.write_text('{"event": "sta\n' + "".join(json.dumps(e) + "\n" for e in (loaded, start)))
+    budget = Budget(3600, 60, 50)
+    submission(path, Counting(), True, budget)
+    assert budget.elapsed_seconds == pytest.approx(1000, abs=30)
+
+
 def test_problems_that_were_answered_have_had_their_share(tmp_path):
     path = tmp_path / "journal.jsonl"
     killed = submission(path, Counting(), restarted=False)

@@ -19,6 +19,7 @@ from mathllm.children import start_time
 from mathllm.competition.kernel.journal import Journal, read_journal
 from mathllm.competition.kernel.serve import Submission, serve
 from mathllm.competition.kernel.worker import Worker
+from mathllm.competition.protocol.messages import deserialize, serialize
 from mathllm.competition.protocol.server import Ending, InferenceServer
 from mathllm.errors import EvaluationPackageError, ParameterError, ProblemFileError, WeightsError
 from mathllm.settings import CURRENT
@@ -249,6 +250,39 @@ def test_odd_arguments_in_a_rerun_still_get_one_row(tmp_path, arguments):
     reply = submit(tmp_path, FakeSolver()).predict(*arguments)
     assert reply.columns == ["id", "answer"]
     assert reply.height == 1
+
+
+class Unshowable:
+    def __str__(self):
+        raise RuntimeError("no text")
+
+
+@pytest.mark.parametrize(
+    ("ids", "sent"),
+    [
+        ([1, "a"], ["1", "a"]),
+        ([None, 1], ["", "1"]),
+        ([1, 10**30], ["1", str(10**30)]),
+        (["\ud800", "a"], ["�", "a"]),
+        ([Unshowable(), "a"], ["", "a"]),
+        ([1j, 1], ["1j", "1"]),
+    ],
+    ids=["types", "none", "a long number", "half a sign", "no text", "an object"],
+)
+def test_ids_that_make_no_column_come_back_as_text(tmp_path, ids, sent):
+    reply = submit(tmp_path, FakeSolver()).predict(ids, ["x", "xy"])
+    assert reply.equals(pl.DataFrame({"id": sent, "answer": [1, 2]}))
+    assert deserialize(serialize(reply)).equals(reply)
+
+
+def test_bytes_are_one_value_and_no_column(tmp_path):
+    assert submit(tmp_path, FakeSolver()).predict(b"ab", "x")["id"].to_list() == [b"ab"]
+
+
+def test_half_a_sign_in_a_problem_reaches_the_solver_as_text(tmp_path):
+    solver = FakeSolver()
+    submit(tmp_path, solver).predict(["a"], ["x\ud800"])
+    assert solver.asked[0][1] == "x�"
 
 
 def test_a_journal_that_cannot_be_written_costs_no_answer_in_a_rerun(tmp_path):

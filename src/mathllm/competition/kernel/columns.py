@@ -1,4 +1,4 @@
-"""What a gateway sent -> ids and problems, whatever form it chose.
+"""What a gateway sent -> ids and problems, whatever form it chose; answers -> what it gets.
 
 Series of polars or pandas in every known gateway; a frame, lists or scalars may come too.
 """
@@ -8,7 +8,10 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
+import polars as pl
+
 from mathllm.settings import CURRENT
+from mathllm.wording import writable
 
 
 def problems_in(columns: tuple[Any, ...], named: Mapping[str, Any]) -> list[tuple[Any, Any]]:
@@ -41,9 +44,26 @@ def ids_in(columns: tuple[Any, ...], named: Mapping[str, Any]) -> list[Any]:
     return [""]
 
 
+def reply(ids: list[Any], answers: list[int]) -> pl.DataFrame:
+    """A row (id, answer) each. Ids that make no column that can be sent are text."""
+    column = None
+    with suppress(Exception):  # of several types, or with signs that nothing can encode
+        column = pl.Series(ids)
+    if column is None or column.dtype in (pl.Object, pl.Int128):
+        column = [text_of(id_) for id_ in ids]
+    return pl.DataFrame({CURRENT.id_column: column, CURRENT.answer_column: answers})
+
+
+def text_of(value: Any) -> str:
+    """A value's text, which can be written; "" for None, and for what has none."""
+    with suppress(Exception):
+        return "" if value is None else writable(str(value))
+    return ""
+
+
 def digest(problem: str) -> str:
-    """Tells a problem's text from another's, for any text that a gateway can send."""
-    return hashlib.sha256(problem.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    """Tells a problem's text from another's."""
+    return hashlib.sha256(problem.encode()).hexdigest()[:16]
 
 
 def _values(column: Any) -> list[Any]:
@@ -52,4 +72,5 @@ def _values(column: Any) -> list[Any]:
         if len(column.columns) != 1:
             raise ValueError(f"the gateway sent a frame with {len(column.columns)} columns as one")
         column = column[column.columns[0]]
-    return list(column) if hasattr(column, "__len__") and not isinstance(column, str) else [column]
+    scalar = isinstance(column, (str, bytes)) or not hasattr(column, "__len__")
+    return [column] if scalar else list(column)

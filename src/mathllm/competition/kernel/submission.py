@@ -22,12 +22,13 @@ import polars as pl
 
 from mathllm import paths
 from mathllm.competition.kernel.columns import digest as digest_of
-from mathllm.competition.kernel.columns import ids_in, problems_in
+from mathllm.competition.kernel.columns import ids_in, problems_in, reply, text_of
 from mathllm.competition.kernel.journal import Journal, read_journal, votes_text
 from mathllm.competition.kernel.worker import Load, Worker, WorkerError
 from mathllm.errors import cause_of
 from mathllm.settings import CURRENT
 from mathllm.solving import Budget, Solution
+from mathllm.wording import writable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -85,25 +86,24 @@ class Submission:
                 raise
             problems = [(id_, error) for id_ in ids_in(columns, named)]
         answers = [self._answer(identifier, problem) for identifier, problem in problems]
-        ids = [identifier for identifier, _ in problems]
-        return pl.DataFrame({CURRENT.id_column: ids, CURRENT.answer_column: answers})
+        return reply([identifier for identifier, _ in problems], answers)
 
     def _answer(self, identifier: Any, problem: Any) -> int:
         """The answer to one problem; an exception in its place is a fault of the request."""
         started = time.monotonic()
         self._waited = 0.0
-        digest = ""
+        name, digest = text_of(identifier), ""
         solution: Solution | None = None
         fault: BaseException | None = None
         try:
             if isinstance(problem, Exception):
                 raise problem
-            text = "" if problem is None else str(problem)
+            text = "" if problem is None else writable(str(problem))
             digest = digest_of(text)
-            if (again := self._known.get((str(identifier), digest))) is not None:
-                self.tell("again", id=str(identifier), answer=again)
+            if (again := self._known.get((name, digest))) is not None:
+                self.tell("again", id=name, answer=again)
                 return again
-            solution = self._solve(str(identifier), text)
+            solution = self._solve(name, text)
         except KeyboardInterrupt:
             raise
         # Panics of Rust packages and SystemExit are no Exceptions, but end a submission too.
@@ -112,18 +112,19 @@ class Submission:
         self._answered += 1
         self._budget.finish()
         try:
-            self._record(identifier, digest, solution, fault, time.monotonic() - started)
+            told = identifier if isinstance(identifier, int) else name
+            self._record(told, digest, solution, fault, time.monotonic() - started)
         except Exception as error:  # a full disk, a closed output: no reason to lose an answer
             if not self.rerun:
                 raise
-            self._say(f"{identifier} cannot be recorded: {cause_of(error)}")
+            self._say(f"{name} cannot be recorded: {cause_of(error)}")
         if fault is not None and not self.rerun:
             self.fault = fault
             raise fault
         if solution is None:
             return FALLBACK
         if self.rerun:
-            self._known[str(identifier), digest] = solution.answer
+            self._known[name, digest] = solution.answer
         return solution.answer
 
     def end(self) -> None:
@@ -174,7 +175,7 @@ class Submission:
 
     def _record(
         self,
-        identifier: Any,
+        identifier: int | str,
         digest: str,
         solution: Solution | None,
         fault: BaseException | None,
@@ -190,7 +191,7 @@ class Submission:
         answer = solution.answer if solution else FALLBACK
         self.journal.write(
             "answer",
-            id=identifier if isinstance(identifier, int) else str(identifier),
+            id=identifier,
             problem=digest,
             answer=answer,
             votes=votes,
@@ -251,9 +252,9 @@ def _answered(journal: Path) -> dict[tuple[str, str], int]:
 
 
 def _seconds_since_start(journal: Path) -> float:
-    """Since this run's first process started; 0 without one."""
-    starts = [entry["time"] for entry in read_journal(journal) if entry["event"] == "start"]
-    return max(0.0, time.time() - starts[0]) if starts else 0.0
+    """Since this run's first line; 0 without one."""
+    events = read_journal(journal)
+    return max(0.0, time.time() - events[0]["time"]) if events else 0.0
 
 
 def _hours(seconds: float) -> str:
