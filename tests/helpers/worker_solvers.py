@@ -148,3 +148,17 @@ def do_first_times(folder, what, times):
 def first_times(folder, what, times):
     """Such a loader."""
     return partial(do_first_times, folder, what, times)
+
+
+def do_at_second(folder, what):
+    """Does `what` instead of loading, the second time alone."""
+    count = len(list(folder.iterdir()))
+    (folder / str(count)).touch()
+    if count == 1:
+        (HANGS | DEATHS)[what]()
+    return Solver()
+
+
+def once_more(folder, what):
+    """Such a loader."""
+    return partial(do_at_second, folder, what)

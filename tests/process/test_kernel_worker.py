@@ -162,6 +162,20 @@ def test_a_loading_that_hangs_is_ended_and_tried_again(made, tmp_path, monkeypat
     assert "in hang_with_the_lock" in told.of("fault")[0]["stack"]
 
 
+@pytest.mark.slow
+def test_a_loading_that_hangs_after_one_that_did_not_is_waited_for_by_what_that_took(
+    made, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(worker_module, "RELOAD_SECONDS", 3.0)
+    monkeypatch.setattr(worker_module, "RELOAD_TIMES", 0.0)
+    worker, told = made(worker_solvers.once_more(tmp_path, "hang_with_the_lock"))
+    with pytest.raises(WorkerError):
+        worker.solve("a", "leave", SECONDS)
+    worker.wait_until_loaded()
+    assert worker.solve("b", "abcd", SECONDS).answer == 4
+    assert told.of("fault")[1]["cause"] == "the worker ended: loading took over 3 s"
+
+
 def test_in_a_commit_run_a_loading_is_not_tried_again(made, tmp_path):
     with pytest.raises(WorkerError, match="exit status 3"):
         made(worker_solvers.first_times(tmp_path, "leave", 1), strict=True)

@@ -28,6 +28,8 @@ from mathllm.solving import Solution, Solver
 
 SLACK_SECONDS = 5.0  # after a problem's deadline, before the worker counts as hanging
 LOAD_SECONDS = 1800.0  # for a solver to load; a large model's server takes minutes
+# Once it was loaded, for it to load again: these, and so many times what it took.
+RELOAD_SECONDS, RELOAD_TIMES = 120.0, 4.0
 STARTS = 3  # of workers one after another that never get to load, before none is started again
 SEND_SECONDS = 5.0  # for a problem to be taken from the pipe
 END_SECONDS = 5.0  # for a worker to end by itself
@@ -71,6 +73,7 @@ class Worker:
         self._load: bytes | None = None
         self._process: _Process | None = None
         self._number = 0  # of processes started
+        self._load_seconds = LOAD_SECONDS
         self._unloaded = 0  # of them in a row, that never got to load
         self._asked = 0
 
@@ -84,13 +87,15 @@ class Worker:
         self.start()
         while True:
             process = self._process
-            left = process.started + LOAD_SECONDS - time.monotonic()
+            left = process.started + self._load_seconds - time.monotonic()
             if not process.loaded.wait(max(left, 0.0)):
-                why, stack = f"loading took over {LOAD_SECONDS:g} s", process.end_hung()
+                why, stack = f"loading took over {self._load_seconds:g} s", process.end_hung()
             elif process.load_fault is not None:
                 raise process.load_fault
             elif process.ended is None:
                 self._unloaded = 0
+                again = RELOAD_SECONDS + RELOAD_TIMES * process.load_seconds
+                self._load_seconds = min(LOAD_SECONDS, again)
                 return
             else:
                 why, stack = process.ended, process.stack
@@ -165,6 +170,7 @@ class _Process:
         self.started = time.monotonic()
         self.loaded = threading.Event()
         self.was_loaded = False
+        self.load_seconds = 0.0
         self.load_fault: BaseException | None = None
         self.heard: queue.SimpleQueue[tuple] = queue.SimpleQueue()
         self.ended: str | None = None
@@ -272,7 +278,7 @@ class _Process:
                 self._tell("loaded", seconds=seconds)
                 if fault:
                     self._tell("fault", cause=f"loading: {fault}")
-                self.was_loaded = True
+                self.was_loaded, self.load_seconds = True, seconds
                 self.loaded.set()
             case ("not loaded", told):
                 self._not_loaded(_raised(told))
