@@ -31,7 +31,7 @@ KILL_SECONDS = 5.0  # for a process to be gone after SIGKILL; one that hangs in 
 POLL_SECONDS = 0.1
 SHORTEST = "/tmp"  # where the system's folder for what is temporary has too long a name
 # Of a temporary folder: its kind, its owner, and what tempfile adds.
-_FOLDER = re.compile(r"mathllm-(?:sandbox|wheels)-([0-9]+-[0-9]+)-[a-z0-9_]{8}")
+_FOLDER = re.compile(r"mathllm-(?:sandbox|wheels|rehearsal)-([0-9]+-[0-9]+)-[a-z0-9_]{8}")
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 
 
@@ -105,7 +105,9 @@ def kill(process: "subprocess.Popen[bytes]") -> bool:
     return process.returncode is not None
 
 
-def temporary_folder(kind: Literal["sandbox", "wheels"], place: str | None = None) -> Path:
+def temporary_folder(
+    kind: Literal["sandbox", "wheels", "rehearsal"], place: str | None = None
+) -> Path:
     """A new folder below `place`, by default the system's, known by its name as this process's."""
     return Path(tempfile.mkdtemp(prefix=f"mathllm-{kind}-{owner()}-", dir=place))
 

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +35,7 @@ from mathllm.competition.rehearsal.rehearse import (
     Rehearsal,
     lacking,
     rehearse,
+    staged,
     truth_of,
 )
 from mathllm.competition.rehearsal.scorecard import PlayedRun, conclusion, table
@@ -599,6 +601,43 @@ def test_a_rehearsal_that_cannot_have_its_mode_leaves_nothing_behind(
     with pytest.raises(OSError, match="no network namespace"):
         rehearse(order, say=lambda _: None)
     assert not list(tmp_path.glob("mathllm-rehearsal-*"))
+
+
+@pytest.mark.slow
+def test_a_rehearsal_that_is_killed_leaves_no_process_and_the_next_removes_its_folder(
+    build, problems, tmp_path, monkeypatch
+):
+    def mine():
+        places = [p for p in psutil.process_iter() if p.pid != os.getpid()]
+        return [p for p in places if str(tmp_path / "tmp") in " ".join(_command(p))]
+
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    order = ["--build", str(build), "--problems", str(problems), "--runs-dir", str(tmp_path / "r")]
+    command = [sys.executable, str(ROOT / "build.py"), "rehearse", *order]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as killed:
+        assert eventually(lambda: any("ipykernel_launcher" in _command(p) for p in mine()))
+        killed.kill()
+    assert eventually(lambda: not mine())
+    assert list((tmp_path / "tmp").iterdir())
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+    monkeypatch.setattr("mathllm.children.SHORTEST", str(tmp_path / "tmp"))
+    with staged(Rehearsal(build, problems, tmp_path / "r"), say=lambda _: None):
+        assert len(list((tmp_path / "tmp").iterdir())) == 1
+    assert not list((tmp_path / "tmp").iterdir())
+
+
+def _command(process):
+    with suppress(psutil.Error):
+        return process.cmdline()
+    return []
+
+
+def eventually(holds, seconds=60.0):
+    deadline = time.monotonic() + seconds
+    while not (held := holds()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return held
 
 
 LOADING = """

@@ -20,6 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Literal
 
+from mathllm import children
 from mathllm.competition.protocol.channel import RERUN_HOST
 
 Mode = Literal["namespace", "guard"]
@@ -103,11 +104,14 @@ class Isolation:
     ) -> subprocess.Popen[bytes]:
         """Start `command` in `folder`, in a session of its own, its two outputs into `output`.
 
-        `environment` is all it gets, PYTHONPATH included, apart from what isolates it.
+        `environment` is all it gets, PYTHONPATH included, apart from what isolates it. It ends
+        with the thread that calls this.
         """
+        parent = os.getpid()
         search = [str(self._folder), environment.get("PYTHONPATH", "")]
         isolated = {
             **environment,
+            children.OWNER: children.owner(),
             "PYTHONPATH": os.pathsep.join(filter(None, search)),
             "MATHLLM_ISOLATION_HIDDEN": self._hidden,
             "MATHLLM_ISOLATION_READ_ONLY": os.pathsep.join(self._read_only),
@@ -125,6 +129,7 @@ class Isolation:
             stdout=output,
             stderr=subprocess.STDOUT if output is not None else None,
             start_new_session=True,
+            preexec_fn=lambda: children.end_with(parent),
         )
 
     def _enter(self, folder: Path) -> list[str]:

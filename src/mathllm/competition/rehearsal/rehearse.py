@@ -3,7 +3,6 @@
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ import polars as pl
 from packaging.utils import canonicalize_name
 
 import mathllm
+from mathllm import children
 from mathllm.competition.bundle import manifest
 from mathllm.competition.bundle.kernel_parameters import effective
 from mathllm.competition.bundle.wheel_check import ABSENT
@@ -95,7 +95,8 @@ def staged(
     notebook = order.build.resolve() / manifest.KERNEL / manifest.NOTEBOOK
     given = parse_parameters(order.parameters, read_declarations(notebook))
     effective(notebook, manifest.injected(order.build) | given)
-    folder = Path(tempfile.mkdtemp(prefix="mathllm-rehearsal-"))
+    children.remove_leftovers()  # of a rehearsal that was killed
+    folder = children.temporary_folder("rehearsal")
     try:
         folders = lay_out_folders(
             folder, order.build.resolve(), order.problems, order.competition, attached

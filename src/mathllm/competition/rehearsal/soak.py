@@ -1,8 +1,8 @@
 """A long rerun with faults at random: is every answer there, and does anything grow or stay?"""
 
 import json
+import shutil
 import statistics
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -59,11 +59,14 @@ def soak(
     hours = {"hours": str((expected * PROBLEM_SECONDS + 60) / 3600), "margin_minutes": "1"}
     parameters = {**PARAMETERS, **hours, "expected_problems": str(expected)}
     parameters |= dict(order.parameters)
-    with tempfile.TemporaryDirectory() as folder:
-        problems = Path(folder) / "soak.csv"
+    folder = children.temporary_folder("rehearsal")
+    try:
+        problems = folder / "soak.csv"
         _write_problems(problems, count, seed)
         order = replace(order, problems=problems, parameters=[*parameters.items()])
         result = _play(order, count, f"soak:{seed}:{share}", say)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
     for name, value in result.items():
         say(f"{name:24} {value}")
     return not result["failures"]
