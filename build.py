@@ -4,8 +4,13 @@
 The package need not be installed, and the working directory does not matter.
 """
 
+import signal
 import sys
 from pathlib import Path
+
+# Until there is something to end, Ctrl-C ends this at once; unless it is to be ignored.
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT / "src"))

@@ -101,6 +101,7 @@ def run_notebook(root: Path, options: argparse.Namespace) -> int:
 
 def _on_sigterm(*_: object) -> None:
     """An exception, as of Ctrl-C, so that whatever a command has started is ended with it."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # said once: the first ends everything
     print("ended by SIGTERM", file=sys.stderr)
     sys.exit(128 + signal.SIGTERM)
 
@@ -111,8 +112,10 @@ def _full_disk(fault: Exception) -> str:
 
 def main(root: Path, arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit status. `root` is the clone."""
-    signal.signal(signal.SIGTERM, _on_sigterm)
     options = parser(root).parse_args(arguments)
+    signal.signal(signal.SIGTERM, _on_sigterm)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         status = options.function(options)
         if status == OK and getattr(options, "upload", False):
@@ -133,5 +136,6 @@ def main(root: Path, arguments: list[str] | None = None) -> int:
         print(f"error: {_full_disk(fault)}", file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # said once, and all is ended
         print("interrupted", file=sys.stderr)
         return 128 + signal.SIGINT

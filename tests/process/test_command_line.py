@@ -1,0 +1,53 @@
+"""Ctrl-C at any moment ends a command with a word or two, and never with a traceback."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from helpers.paths import ROOT
+
+START = f"""
+import os, runpy, signal, sys
+
+sys.argv[:] = [{str(ROOT / "build.py")!r}, "vendor", "--weights", "/nowhere"]
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+def interrupt(*_):
+    os.kill(os.getpid(), signal.SIGINT)
+"""
+WHILE_IMPORTING = """
+class Finder:
+    def find_spec(self, name, *_):
+        if name == "mathllm.cli.main":
+            interrupt()
+
+sys.meta_path.insert(0, Finder())
+"""
+WHILE_IT_RUNS = """
+import mathllm.competition.bundle.manifest
+
+class Twice:
+    def write(self, text):
+        interrupt()
+        return sys.__stderr__.write(text)
+
+    flush = sys.__stderr__.flush
+
+mathllm.competition.bundle.manifest.vendor = interrupt
+sys.stderr = Twice()
+"""
+RUN = "runpy.run_path(sys.argv[0], run_name='__main__')\n"
+
+
+@pytest.mark.parametrize(
+    ("moment", "status", "said"),
+    [(WHILE_IMPORTING, -signal.SIGINT, ""), (WHILE_IT_RUNS, 128 + signal.SIGINT, "interrupted\n")],
+    ids=["while it is imported", "twice while it runs"],
+)
+def test_ctrl_c_leaves_no_traceback(moment, status, said):
+    ended = subprocess.run(
+        [sys.executable, "-c", START + moment + RUN], capture_output=True, text=True, check=False
+    )
+    assert (ended.stderr, ended.returncode) == (said, status)
