@@ -10,13 +10,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import nbformat
 from nbformat import NotebookNode
 
 from mathllm import errors, pages
+from mathllm.notebook_files import cells_tagged, read_notebook
 from mathllm.parameters import parse_parameters, read_declarations
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+_LINE = re.compile(r"Cell In\[\d+\], line (\d+)")  # of the cell, in IPython's traceback
+_INJECTED = "injected-parameters"
 _ASKED = "StdinNotImplementedError"  # what a kernel raises where it may not ask
 _COLUMNS = re.compile(r"\S {2,}\S|\t|[│┃|]\s.*[│┃|]$", re.MULTILINE)
 # Of an output's forms the first that it has. Scripts and widgets are none: pages run nothing.
@@ -35,7 +37,16 @@ def run_notebook(notebook: Path, output: Path, pairs: Sequence[tuple[str, str]])
     out as it is, anything else as NotebookError; `output` then holds the notebook so far.
     """
     parameters = parse_parameters(pairs, read_declarations(notebook))
+    content = read_notebook(notebook)
+    (place,) = cells_tagged(content.cells, "parameters")
+    added = bool(parameters) and not cells_tagged(content.cells, _INJECTED)
+
+    def number(executed: int) -> int:
+        """A cell's number in the file, where papermill's own with the values is not."""
+        return executed + 1 - (added and executed > place)
+
     # Here and not above: papermill takes a second that no other command needs.
+    from nbclient.exceptions import DeadKernelError
     from papermill import PapermillExecutionError, execute_notebook
     from traitlets.config import Config
 
@@ -44,7 +55,7 @@ def run_notebook(notebook: Path, output: Path, pairs: Sequence[tuple[str, str]])
         with _sockets() as sockets:
             # What cells print, and their progress bars, as they come: a cell may run for hours.
             execute_notebook(
-                str(notebook),
+                content,
                 str(output),
                 parameters,
                 kernel_name="python3",
@@ -59,10 +70,23 @@ def run_notebook(notebook: Path, output: Path, pairs: Sequence[tuple[str, str]])
             raise kind(fault.evalue) from None
         if fault.ename == _ASKED:
             raise errors.ParameterError(
-                f"{notebook}: cell {fault.cell_index + 1} waits for somebody to type (input or "
+                f"{notebook}: cell {number(fault.cell_index)} waits for somebody to type (input or "
                 "getpass), and nobody is there: make what it asks for a parameter"
             ) from None
-        raise NotebookError("\n".join(fault.traceback)) from None
+        traceback = "\n".join(fault.traceback)
+        line = _LINE.search(plain(traceback))
+        where = f"cell {number(fault.cell_index)}" + (f", line {line[1]}" if line else "")
+        raise NotebookError(f"{traceback}\n{notebook}: {where}: {fault.ename}") from None
+    except DeadKernelError:
+        begun = [n for n, cell in enumerate(read_notebook(output).cells) if _has_begun(cell)]
+        raise NotebookError(
+            f"{notebook}: cell {number(begun[-1])}: the notebook's process has ended, killed or "
+            "out of memory: ask for less at a time"
+        ) from None
+
+
+def _has_begun(cell: NotebookNode) -> bool:
+    return cell.metadata.get("papermill", {}).get("start_time") is not None
 
 
 @contextmanager
@@ -94,7 +118,7 @@ def export_html(notebook: Path) -> Path:
     from nbconvert import HTMLExporter
     from traitlets.config import Config
 
-    executed = nbformat.read(notebook, as_version=4)
+    executed = read_notebook(notebook)
     for cell in executed.cells:
         if cell.cell_type == "code":
             cell.outputs = _settled(cell.outputs)
@@ -116,7 +140,7 @@ def export_html(notebook: Path) -> Path:
 
 def _parameters(notebook: Path, cells: list[NotebookNode]) -> list[dict[str, Any]]:
     """name, value (as Python), meaning and `given` (it is not the notebook's own) of each."""
-    own, injected = (_assigned(cells, tag) for tag in ("parameters", "injected-parameters"))
+    own, injected = (_assigned(cells, tag) for tag in ("parameters", _INJECTED))
     return [
         {"name": one.name, "value": value, "meaning": one.meaning, "given": value != default}
         for one in (read_declarations(notebook) if own else ())

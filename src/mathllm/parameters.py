@@ -8,13 +8,14 @@ it, because whoever runs it may have put other values in.
 import ast
 import difflib
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mathllm.errors import ParameterError
-from mathllm.files import is_file, read_json
+from mathllm.notebook_files import cells_tagged, read_notebook
 from mathllm.wording import NAMED, brief, shown
 
 TYPES = {"str": str, "int": int, "float": float, "bool": bool}
@@ -90,18 +91,16 @@ def read_declarations(notebook: Path) -> list[Declared]:
 
     Raises ParameterError when the file is no notebook or has no such cell.
     """
-    if not is_file(notebook):
-        raise ParameterError(f"no notebook {notebook}: give the path of an .ipynb file")
-    try:
-        cells = read_json(notebook)["cells"]
-        tagged = [c for c in cells if "parameters" in c.get("metadata", {}).get("tags", [])]
-        source = "".join(tagged[0]["source"]) if tagged else ""
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as fault:
-        raise ParameterError(
-            f"{notebook} is not a notebook ({shown(fault)}): give the .ipynb of a pair, not its .py"
-        ) from fault
+    cells = read_notebook(notebook).cells
+    tagged = cells_tagged(cells, "parameters")
     if not tagged:
         raise ParameterError(f"{notebook} has no cell tagged 'parameters': tag one")
+    if len(tagged) > 1:
+        raise ParameterError(
+            f"{notebook}: cells {tagged[0] + 1} and {tagged[1] + 1} are both tagged 'parameters', "
+            "and what the second says would undo a value that is given: leave the tag on one"
+        )
+    source = cells[tagged[0]].source
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as fault:
@@ -110,7 +109,34 @@ def read_declarations(notebook: Path) -> list[Declared]:
             f"{notebook}: the cell tagged 'parameters' is not Python ({why}): mend that cell"
         ) from fault
     lines = source.splitlines()
-    return [found for node in tree.body if (found := _declaration(node, lines))]
+    found: dict[str, tuple[int, Declared]] = {}
+    for node in tree.body:
+        if (declared := _declaration(node, lines)) is None:
+            continue
+        if declared.name in found:
+            raise ParameterError(
+                f"{notebook}: cell {tagged[0] + 1} declares {declared.name} in line "
+                f"{found[declared.name][0]} and in line {node.lineno}: leave one"
+            )
+        found[declared.name] = node.lineno, declared
+    _check_later(notebook, cells, tagged[0], found)
+    return [declared for _, declared in found.values()]
+
+
+def _check_later(notebook: Path, cells: list[Any], place: int, names: Iterable[str]) -> None:
+    """Raise ParameterError where a later cell declares a parameter again."""
+    again = re.compile(rf"^({'|'.join(map(re.escape, names)) or '(?!)'})\s*:[^=\n]+=", re.MULTILINE)
+    injected = cells_tagged(cells, "injected-parameters")
+    for number, cell in enumerate(cells):
+        if number <= place or number in injected or cell.cell_type != "code":
+            continue
+        if match := again.search(cell.source):
+            line = cell.source.count("\n", 0, match.start()) + 1
+            raise ParameterError(
+                f"{notebook}: {match[1]} is a parameter of cell {place + 1}, and cell {number + 1} "
+                f"declares it again in line {line}, where a value that is given would be lost: "
+                "take one out"
+            )
 
 
 def _declaration(node: ast.stmt, lines: list[str]) -> Declared | None:

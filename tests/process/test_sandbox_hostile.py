@@ -7,6 +7,7 @@ import socket
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -351,7 +352,11 @@ def test_a_hostile_program_is_contained(
     # The pool's three, and one that is on its way out.
     started = set(children()) - earlier
     assert len(started) <= 4
-    assert all(memory(pid) <= MEMORY for pid in started)
+    # A child that is not its own program yet counts this process's memory as its own.
+    deadline = time.monotonic() + SECONDS
+    while too_large := [pid for pid in started if memory(pid) > MEMORY]:
+        assert time.monotonic() < deadline, too_large
+        time.sleep(0.05)
     if not program.code.startswith(NATIVE):  # single calls leave nothing behind
         hostile.run("import os; os._exit(0)")
     assert hostile.run("sum([1, 2]), sympy.factorint(6)").output == "(3, {2: 1, 3: 1})"
