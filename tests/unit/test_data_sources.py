@@ -237,3 +237,11 @@ def test_every_real_math_row_has_the_answer_of_its_box():
     assert len(same) == 500
     # MATH-500 states its answers; a few are written another way than in the solution's box.
     assert (same["answer"] == same["answer_box"]).mean() > 0.98
+
+
+def test_rows_of_the_hub_are_text_too(monkeypatch):
+    rows = {"problem": ["p"], "solution": ["$\\boxed{2}$"], "level": [4], "tags": [["a", "b"]]}
+    monkeypatch.setattr(pl, "scan_parquet", lambda *_, **__: pl.LazyFrame(rows))
+    found = load_problems("math")
+    assert found.row(0, named=True)["level"] == "4"
+    assert found["answer"].to_list() == ["2"]

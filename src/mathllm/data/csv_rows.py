@@ -1,19 +1,24 @@
 """Rows of a CSV file, with commas, semicolons or tabs, as Excel and others write it."""
 
+import ast
+import contextlib
 import csv
 import io
 import re
 from collections.abc import Iterator
 from itertools import chain, zip_longest
 from pathlib import Path
+from typing import Any
 
 from mathllm.data.text_lines import text_lines
 from mathllm.errors import DataError
+from mathllm.files import parse_json
 from mathllm.wording import shown
 
 SEPARATORS = (",", ";", "\t")
 _STATED = re.compile(r'"?sep=(.)"?\s*')  # Excel's own first line
 _MEND = "put quotes around texts with separators or line breaks, and double quotes inside them"
+_LISTS = ("['", '["', "[{'", '[{"')
 _EMPTY = re.compile(r'[\s,;"]*')
 csv.field_size_limit(2**31 - 1)  # solutions are longer than the default of 128 KB
 
@@ -31,8 +36,9 @@ def csv_columns(path: Path) -> list[str]:
     return names
 
 
-def csv_rows(path: Path) -> Iterator[dict[str, str | None]]:
-    """Every row in order but those that are empty throughout; an empty field is None.
+def csv_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """Every row in order but those that are empty throughout. A field is its text, None where
+    it is empty, and a list where it is one of texts or objects as JSON or Python writes it.
 
     Raises DataError, with the line, for quotes that do not match and for more fields than
     the header has. A row with fewer has None for the rest.
@@ -48,7 +54,19 @@ def csv_rows(path: Path) -> Iterator[dict[str, str | None]]:
                 f"{_MEND}"
             )
         pairs = zip_longest(names, fields[: len(names)])
-        yield {name: field or None for name, field in pairs if name}
+        yield {name: _value(field) if field else None for name, field in pairs if name}
+
+
+def _value(field: str) -> Any:
+    if not field.startswith(_LISTS):
+        return field
+    with contextlib.suppress(ValueError):
+        return parse_json(field)
+    with contextlib.suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+        value = ast.literal_eval(field)
+        if repr(value) == field:  # NumPy's lists have no commas, which joins their texts
+            return value
+    return field
 
 
 def _records(path: Path) -> Iterator[tuple[int, list[str]]]:

@@ -32,7 +32,7 @@ JSON = (".jsonl", ".ndjson", ".json")
 CSV = (".csv", ".tsv")
 FORMATS = (PARQUET, *JSON, *CSV)
 KNOWN = f"{', '.join(FORMATS)}, or but for the first with {', '.join(COMPRESSIONS)} after it"
-ROWS_AT_ONCE = 8_192
+ROWS_AT_ONCE = 2_048
 _TURNS = ({"role", "content"}, {"from", "value"})
 
 
