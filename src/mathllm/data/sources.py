@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
+from polars.selectors import by_name
 
 from mathllm.data import conversions
 from mathllm.data.conversions import SCHEMA, Conversion
@@ -147,7 +148,8 @@ def _named(file: Path | str, columns: Mapping[str, str], optional: Sequence[str]
         )
     found |= {name: find_column(file, names, name) for name in optional}
     return rows.select(
-        (pl.col(column) if column else pl.lit(None, pl.String)).alias(name)
+        # by_name, since pl.col takes "*" and "^…$" for patterns.
+        (by_name(column) if column else pl.lit(None, pl.String)).alias(name)
         for name, column in found.items()
     )
 
