@@ -13,8 +13,10 @@ from typing import Any
 from nbformat import NotebookNode
 
 from mathllm import errors, pages
+from mathllm.files import write_text
 from mathllm.notebook_files import cells_tagged, read_notebook
 from mathllm.parameters import parse_parameters, read_declarations
+from mathllm.redaction import hide, known_secrets
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _LINE = re.compile(r"Cell In\[\d+\], line (\d+)")  # of the cell, in IPython's traceback
@@ -83,6 +85,16 @@ def run_notebook(notebook: Path, output: Path, pairs: Sequence[tuple[str, str]])
             f"{notebook}: cell {number(begun[-1])}: the notebook's process has ended, killed or "
             "out of memory: ask for less at a time"
         ) from None
+    finally:
+        _hide_secrets(output)
+
+
+def _hide_secrets(notebook: Path) -> None:
+    """An executed notebook is shown to others; a cell may have printed anything."""
+    if notebook.is_file():
+        text = notebook.read_text(encoding="utf-8")
+        if (hidden := hide(text, known_secrets())) != text:
+            write_text(notebook, hidden)
 
 
 def _has_begun(cell: NotebookNode) -> bool:

@@ -24,6 +24,7 @@ _TAGS = re.compile(
     r"<(?P<name>tool_call|tool_response|tool_output|code|output|interpreter|execution)>"
     r"|(?P<comment><!--)"
 )
+_MARKS = re.compile(r"```|~~~|<|%")  # without any of them all is prose
 _LATEX_COMMENT = re.compile(r"^[ \t]*%[^\n]*$", re.MULTILINE)
 
 
@@ -66,6 +67,8 @@ def blocks(text: str) -> Iterator[Block]:
 
 def prose(text: str) -> str:
     """The text without programs, their output, and comments."""
+    if not _MARKS.search(text):
+        return text
     kept, at = [], 0
     for block in blocks(text):
         kept.append(text[at : block.start])

@@ -11,6 +11,7 @@ from mathllm.cli.arguments import FAILED, OK, add_parameters
 from mathllm.delivery.credentials import user_name
 from mathllm.errors import TryAgainError, UserError
 from mathllm.files import is_full
+from mathllm.redaction import secrets_hidden
 from mathllm.settings import CURRENT
 from mathllm.wording import brief, whole
 
@@ -111,7 +112,15 @@ def _full_disk(fault: Exception) -> str:
 
 
 def main(root: Path, arguments: list[str] | None = None) -> int:
-    """Run one command; returns the exit status. `root` is the clone."""
+    """Run one command; returns the exit status. `root` is the clone.
+
+    Nothing that it prints holds a secret.
+    """
+    with secrets_hidden():
+        return _run(root, arguments)
+
+
+def _run(root: Path, arguments: list[str] | None) -> int:
     options = parser(root).parse_args(arguments)
     signal.signal(signal.SIGTERM, _on_sigterm)
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:

@@ -1,17 +1,16 @@
-"""Where Kaggle's credentials are, without ever showing or checking them."""
+"""Kaggle's credentials: found where the client looks, trimmed, checked, and never shown."""
 
 import contextlib
 import io
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import requests
 
-from mathllm.delivery import credentials
 from mathllm.delivery.retry import RetryPolicy, retry
 from mathllm.errors import DeliveryError
 
@@ -20,15 +19,23 @@ HOW_TO = (
     f"make a token under API on {SETTINGS_PAGE} and put it into the variable KAGGLE_API_TOKEN "
     "or the file ~/.kaggle/access_token"
 )
+LONGEST = 4096  # characters of a token; OAuth's are the longest
+_QUOTES = "\"'‘’“”`"
+_MARKS = "\ufeff\u200b\u200e\u2060\xa0"  # what copying leaves at the ends, and nobody sees
 
 
 @dataclass(frozen=True)
 class Credentials:
-    """`place` is a variable or a file; `user` is known without asking only beside a key."""
+    """`place` is a variable or a file; `user` is known without asking only beside a key.
+
+    `variables` are the client's own, with clean values in them; none for OAuth's file, which
+    the client keeps itself.
+    """
 
     place: str
     user: str | None = None
     file: Path | None = None
+    variables: dict[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def readable_by_others(self) -> bool:
@@ -36,29 +43,122 @@ class Credentials:
 
 
 def find() -> Credentials | None:
-    """The credentials that the client will use, None without any."""
+    """The credentials that the client will use, None without any.
+
+    Raises DeliveryError, which says where and never what, for some that cannot be right.
+    """
+    if _given is not None and _given.variables.items() <= os.environ.items():
+        return _given
     home = Path.home() / ".kaggle"
-    if token := os.environ.get("KAGGLE_API_TOKEN"):
-        file = Path(token)
-        return Credentials("KAGGLE_API_TOKEN", file=file if _is_file(file) else None)
+    if token := os.environ.get("KAGGLE_API_TOKEN", "").strip():
+        return _in_variable(token)
     for name in ("access_token", "access_token.txt"):
         if _is_file(home / name):
-            return Credentials(str(home / name), file=home / name)
-    user, key = os.environ.get("KAGGLE_USERNAME"), os.environ.get("KAGGLE_KEY")
-    if user and key:
-        return Credentials("KAGGLE_USERNAME and KAGGLE_KEY", user)
+            return _in_token_file(home / name, str(home / name))
+    user, key = (os.environ.get(name, "") for name in ("KAGGLE_USERNAME", "KAGGLE_KEY"))
+    if user.strip() and key.strip():
+        place = "KAGGLE_USERNAME and KAGGLE_KEY"
+        return _with_key(place, user, key, names=("KAGGLE_USERNAME", "KAGGLE_KEY"))
     for folder in _config_dirs(home):
         if _is_file(file := folder / "kaggle.json"):
-            return Credentials(str(file), user or _user_in(file), file)
+            return _in_key_file(file, user)
         if _is_file(file := folder / "credentials.json"):
-            return Credentials(str(file), _user_in(file), file)
+            found = _object(file)
+            name = found.get("username")
+            return Credentials(str(file), name if isinstance(name, str) else None, file)
+    if key.strip():
+        raise DeliveryError(f"KAGGLE_KEY is set and KAGGLE_USERNAME is not: set both, or {HOW_TO}")
     return None
 
 
 def user_name() -> str | None:
     """The user's name as far as it stands here: in KAGGLE_USERNAME or beside a key."""
     found = find()
-    return os.environ.get("KAGGLE_USERNAME") or (found.user if found else None)
+    return os.environ.get("KAGGLE_USERNAME", "").strip() or (found.user if found else None)
+
+
+def _in_variable(token: str) -> Credentials:
+    name = "KAGGLE_API_TOKEN"
+    if _is_file(file := Path(token)):
+        return _in_token_file(file, name)
+    if token.startswith("{"):  # a kaggle.json as it was downloaded
+        return _from_object(name, _parsed(name, token), None)
+    if token[0] in "/~" or token.endswith((".json", ".txt")):
+        raise DeliveryError(f"{name} names a file, and there is none: {HOW_TO}")
+    return Credentials(name, variables={name: _clean(token, name)})
+
+
+def _in_token_file(file: Path, place: str) -> Credentials:
+    text = _text(file).strip()
+    if text.startswith("{"):
+        return _from_object(place, _parsed(str(file), text), file)
+    clean = _clean(text, str(file))
+    return Credentials(place, file=file, variables={"KAGGLE_API_TOKEN": clean})
+
+
+def _in_key_file(file: Path, user: str) -> Credentials:
+    found = _object(file)
+    if user.strip():
+        found["username"] = user
+    return _from_object(str(file), found, file)
+
+
+def _from_object(place: str, found: dict[str, Any], file: Path | None) -> Credentials:
+    return _with_key(place, found.get("username"), found.get("key"), file, ("username", "key"))
+
+
+def _with_key(
+    place: str, user: object, key: object, file: Path | None = None, names: tuple[str, ...] = ()
+) -> Credentials:
+    clean = []
+    for name, value in zip(names, (user, key), strict=True):
+        if not isinstance(value, str) or not value.strip():
+            raise DeliveryError(f"{place} has no {name} that is a text: {HOW_TO}")
+        clean.append(_clean(value, f"{name} of {place}" if file else name))
+    variables = dict(zip(("KAGGLE_USERNAME", "KAGGLE_KEY"), clean, strict=True))
+    return Credentials(place, clean[0], file, variables)
+
+
+def _clean(value: str, place: str) -> str:
+    """Without spaces, quotes and invisible signs around it; refused where others are in it."""
+    value = value.strip().strip(_MARKS).strip().strip(_QUOTES).strip()
+    value = value.removeprefix("Bearer ").strip()
+    if not value:
+        raise DeliveryError(f"{place} is empty: {HOW_TO}")
+    if len(value) > LONGEST:
+        raise DeliveryError(f"{place} has {len(value):,} characters, too many: {HOW_TO}")
+    if not all("!" <= sign <= "~" for sign in value):
+        what = "a line break" if "\n" in value or "\r" in value else "a space or odd sign"
+        raise DeliveryError(f"{place} has {what} inside: copy it again, alone and whole; {HOW_TO}")
+    return value
+
+
+def _text(file: Path) -> str:
+    try:
+        data = file.read_bytes()
+        for mark, encoding in ((b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16")):
+            if data.startswith(mark):
+                return data.decode(encoding)
+        return data.decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as fault:
+        why = fault.strerror if isinstance(fault, OSError) else "it is no text"
+        raise DeliveryError(f"{file} cannot be read ({why}): {HOW_TO}") from None
+
+
+def _object(file: Path) -> dict[str, Any]:
+    return _parsed(str(file), _text(file))
+
+
+def _parsed(place: str, text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise DeliveryError(
+            f"{place} is no JSON object with username and key: download it again, or {HOW_TO}"
+        )
+    return found
 
 
 def _config_dirs(home: Path) -> list[Path]:
@@ -68,28 +168,33 @@ def _config_dirs(home: Path) -> list[Path]:
 
 
 def _is_file(path: Path) -> bool:
+    """Also a pipe, as <(…) makes one; not a folder."""
     try:
-        return path.is_file()
-    except OSError:  # a token is no path, and may be too long for one
+        return path.exists() and not path.is_dir()
+    except (OSError, ValueError):  # a token is no path, and may be too long for one
         return False
 
 
-def _user_in(file: Path) -> str | None:
-    try:
-        user = json.loads(file.read_text(encoding="utf-8")).get("username")
-    except (OSError, ValueError, AttributeError):
-        return None
-    return user if isinstance(user, str) else None
+_given: Credentials | None = None  # those that the client has been given
+
+
+def _give(found: Credentials) -> None:
+    """Put the clean values where the client, which reads them itself, looks first."""
+    global _given
+    if found.variables:
+        os.environ.pop("KAGGLE_API_TOKEN", None)
+        os.environ.update(found.variables)
+        _given = found
 
 
 def sign_in(policy: RetryPolicy, say: Callable[[str], None]) -> Any:
     """The client's object. Raises DeliveryError without credentials that Kaggle takes."""
-    found = credentials.find()
+    found = find()
     if found is None:
-        raise DeliveryError(f"no Kaggle credentials: {credentials.HOW_TO}")
+        raise DeliveryError(f"no Kaggle credentials: {HOW_TO}")
+    _give(found)
     refused = DeliveryError(
-        f"Kaggle refuses the credentials in {found.place}: they are wrong or expired; "
-        f"{credentials.HOW_TO}"
+        f"Kaggle refuses the credentials in {found.place}: they are wrong or expired; {HOW_TO}"
     )
 
     def authenticate() -> Any:
@@ -105,5 +210,5 @@ def sign_in(policy: RetryPolicy, say: Callable[[str], None]) -> Any:
         return retry("sign in", authenticate, policy, say)
     except SystemExit:
         raise refused from None
-    except requests.HTTPError as fault:
-        raise refused from fault
+    except requests.HTTPError:
+        raise refused from None  # its request has the credentials
