@@ -1,4 +1,4 @@
-"""Inputs that a tool of this kind has met: each line of tests/cases/*.jsonl is a test.
+"""Answers as models and people write them: each line of tests/cases/answers.jsonl is a test.
 
 A line has `call` (one of CALLS), `input`, `expected`, `kind` (the class of inputs that it stands
 for) and `met` (where it was met). Adding a case is adding a line.
@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from helpers.paths import ROOT
+from helpers.paths import TESTS
 from mathllm.answers.equivalent import equivalent
 from mathllm.answers.extract import extract_answer
 
@@ -21,14 +21,11 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "equivalent": lambda pair: equivalent(*pair, SECONDS),
 }
 KEYS = {"call", "input", "expected", "kind", "met"}
-CASES = [
-    pytest.param(json.loads(line), id=f"{path.stem}-{number}")
-    for path in sorted((ROOT / "tests/cases").glob("*.jsonl"))
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
-]
+LINES = (TESTS / "cases" / "answers.jsonl").read_text(encoding="utf-8").splitlines()
+CASES = [json.loads(line) for line in LINES]
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", CASES, ids=range(1, len(CASES) + 1))
 def test_the_input_gives_what_is_expected(case):
     assert set(case) == KEYS
     if case["call"] == "equivalent" and importlib.util.find_spec("math_verify") is None:
