@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR)
+_REFUSED += (errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP)
 
 
 def digest(path: Path) -> str:
@@ -20,6 +22,11 @@ def is_full(fault: BaseException) -> bool:
     """Whether the fault is a disk or quota that is full; libraries hide it in their own types."""
     number = getattr(fault, "errno", None)
     return number in _FULL or any(f"(os error {code})" in str(fault) for code in _FULL)
+
+
+def is_refused(fault: BaseException) -> bool:
+    """Whether the fault is a place that cannot be used: read-only, no rights, no such kind."""
+    return isinstance(fault, OSError) and fault.errno in _REFUSED and fault.filename is not None
 
 
 def sync(path: Path) -> None:

@@ -723,6 +723,7 @@ def test_a_short_soak_comes_through_whole_and_flat(build, problems, tmp_path):
         (("--soak", "0"), "--soak is 0"),
         (("--soak", "5", "--faults"), "--soak has faults of its own"),
         (("--soak", "5", "--runs-dir", "{file}"), "is not a folder"),
+        (("--soak", "5", "--runs-dir", "{file}/runs"), "cannot be made (Not a directory)"),
         (("--soak", "5", "-p", "voting", "nonsense"), "voting is 'nonsense'"),
     ],
 )

@@ -1,5 +1,6 @@
-"""Ctrl-C at any moment ends a command with a word or two, and never with a traceback."""
+"""What ends a command from outside: a word or two, and never a traceback."""
 
+import re
 import signal
 import subprocess
 import sys
@@ -51,3 +52,16 @@ def test_ctrl_c_leaves_no_traceback(moment, status, said):
         [sys.executable, "-c", START + moment + RUN], capture_output=True, text=True, check=False
     )
     assert (ended.stderr, ended.returncode) == (said, status)
+
+
+def test_a_place_that_cannot_be_used_is_named_with_the_mend(tmp_path):
+    (tmp_path / "file").touch()
+    command = [sys.executable, str(ROOT / "build.py"), "vendor"]
+    command += ["--username", "me", "--build", str(tmp_path / "file" / "build")]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert re.fullmatch(
+        r"error: \S*file\S* cannot be used \(File exists\): mend its rights, or give "
+        r"another place\n",
+        ended.stderr,
+    )

@@ -10,7 +10,7 @@ from mathllm.cli import batches, bundle, delivery, evaluation
 from mathllm.cli.arguments import FAILED, OK, add_parameters
 from mathllm.delivery.credentials import user_name
 from mathllm.errors import TryAgainError, UserError
-from mathllm.files import is_full
+from mathllm.files import is_full, is_refused
 from mathllm.redaction import secrets_hidden
 from mathllm.settings import CURRENT
 from mathllm.wording import brief, whole
@@ -107,8 +107,14 @@ def _on_sigterm(*_: object) -> None:
     sys.exit(128 + signal.SIGTERM)
 
 
-def _full_disk(fault: Exception) -> str:
-    return f"the disk is full ({brief(fault, 200)}): make room and repeat the command"
+def _disk_fault(fault: Exception) -> str | None:
+    """What is wrong with a disk or a place on it, and the mend; None where something else is."""
+    if is_full(fault):
+        return f"the disk is full ({brief(fault, 200)}): make room and repeat the command"
+    if is_refused(fault):
+        place = brief(fault.filename, 200)
+        return f"{place} cannot be used ({fault.strerror}): mend its rights, or give another place"
+    return None
 
 
 def main(root: Path, arguments: list[str] | None = None) -> int:
@@ -140,9 +146,9 @@ def _run(root: Path, arguments: list[str] | None) -> int:
         print(f"error: {whole(mistake)}", file=sys.stderr)
         return USER_ERROR
     except Exception as fault:
-        if not is_full(fault):
+        if (told := _disk_fault(fault)) is None:
             raise
-        print(f"error: {_full_disk(fault)}", file=sys.stderr)
+        print(f"error: {told}", file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # said once, and all is ended

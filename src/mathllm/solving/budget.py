@@ -37,7 +37,7 @@ class Budget:
     ):
         # Each is asked for what it should be, so that NaN is refused too.
         if not 0 < total_seconds < math.inf:
-            raise ParameterError(f"total_seconds is {total_seconds}: give more than 0")
+            raise ParameterError(f"total_seconds is {total_seconds}: give a number over 0")
         if not 0 <= margin_seconds < total_seconds:
             raise ParameterError(
                 f"margin_seconds is {margin_seconds}: give at least 0 and less than "

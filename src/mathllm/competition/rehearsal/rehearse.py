@@ -1,5 +1,6 @@
 """Kaggle played on this machine, with what was vendored: one commit run, two reruns."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -87,14 +88,13 @@ def staged(
     """Folders with what was vendored, ready to play on, and the answers that are known."""
     problems = read_problems(order.problems)
     read_as_sent(order.problems)
-    if order.runs_dir.exists() and not order.runs_dir.is_dir():
-        raise BundleError(f"{order.runs_dir} is not a folder: give a new one with --runs-dir")
     if order.competition is not None:
         _check_competition(order.competition)
     attached = _attached(order, manifest.describe(order.build).model)
     notebook = order.build.resolve() / manifest.KERNEL / manifest.NOTEBOOK
     given = parse_parameters(order.parameters, read_declarations(notebook))
     effective(notebook, manifest.injected(order.build) | given)
+    _check_runs_dir(order.runs_dir)
     children.remove_leftovers()  # of a rehearsal that was killed
     folder = children.temporary_folder("rehearsal")
     try:
@@ -129,6 +129,19 @@ def staged(
     finally:
         if not order.keep:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check_runs_dir(folder: Path) -> None:
+    """Make it, before anything is run. Raises BundleError where nothing can be kept there."""
+    mend = "give a new one with --runs-dir"
+    if folder.exists() and not folder.is_dir():
+        raise BundleError(f"{folder} is not a folder: {mend}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as fault:
+        raise BundleError(f"{folder} cannot be made ({fault.strerror}): {mend}") from fault
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise BundleError(f"{folder} cannot be written to: {mend}")
 
 
 def lacking(build: Path) -> list[str]:
