@@ -118,7 +118,8 @@ class _Reader:
         if token.kind == "letter":
             return token.text == "e"
         if token.kind == "number":
-            return self._before == "!"
+            after_exponent = self._before == "power" and self.tokens[self.at - 1].text == "}"
+            return self._before == "!" or after_exponent  # 3!4, 2^{5}3^{2}
         if token.text == r"\frac":
             return self._before != "number"
         if token.text == "(":

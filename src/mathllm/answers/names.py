@@ -1,5 +1,6 @@
 """What may stand beside a value as its name: x, m + n, f(3), |S|, a_{1,2}, "the area"."""
 
+import re
 from collections.abc import Iterator, Sequence
 
 from mathllm.answers.expressions import NoValueError
@@ -7,6 +8,7 @@ from mathllm.answers.groups import CLOSING, OPENING, SEPARATORS
 from mathllm.answers.latex import Token
 
 _EVALUATED = (r"\sum", r"\prod", r"\int", r"\lim", r"\iint", r"\oint", r"\bigcup", r"\bigcap")
+_DECORATION = re.compile(r"\^(?:\{-1\}|\*|\{\*\}|\{?\\prime\}?|\{\(\w+\)\})")
 _UNKNOWNS = tuple("xyztuvw")  # in front of a bracket they are factors, and no functions
 
 
@@ -25,7 +27,7 @@ def check_name(side: list[Token]) -> None:
         return
     groups = [False]  # whether each open group is an index or a function's bracket
     before = Token("sign", "")
-    for token in _without_inverses(side):
+    for token in _undecorated(side):
         named = groups[-1] or before.text == "_"
         if token.text in OPENING:
             call = token.text in ("(", "[", r"\{") and (
@@ -45,13 +47,18 @@ def check_name(side: list[Token]) -> None:
         before = token
 
 
-def _without_inverses(side: list[Token]) -> Iterator[Token]:
-    """f^{-1} is a name as f is."""
-    inverse = ["^", "{", "-", "1", "}"]
+def _undecorated(side: list[Token]) -> Iterator[Token]:
+    """f^{-1}, x^*, f^{(3)} are names as f and x are."""
     at = 0
     while at < len(side):
-        if [token.text for token in side[at : at + 5]] == inverse:
-            at += 5
+        decoration = _DECORATION.match("".join(token.text for token in side[at : at + 7]))
+        length = len(decoration[0]) if decoration else 0
+        skipped = 0
+        while length > 0:
+            length -= len(side[at + skipped].text)
+            skipped += 1
+        if skipped:
+            at += skipped
         else:
             yield side[at]
             at += 1

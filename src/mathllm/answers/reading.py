@@ -45,10 +45,13 @@ from mathllm.answers.remarks import (
     without_modulus,
 )
 
-# The 20 of "June 20" is no value. Capitals only, so that a word such as "may" is a word.
-_MONTH = re.compile(
+# The 20 of "June 20" is no value, nor is 2026-11-26 a difference. Capitals only, so that a word
+# such as "may" is a word.
+_DATE = re.compile(
     r"(?<![A-Za-z])(?:Jan(?:uary)?|Feb(?:ruary)?|Mar(?:ch)?|Apr(?:il)?|May|June?|July?|Aug(?:ust)?"
     r"|Sept?(?:ember)?|Oct(?:ober)?|Nov(?:ember)?|Dec(?:ember)?)(?![A-Za-z])"
+    r"|(?<![\d.-])(?:1[5-9]|20)\d\d-(?:0\d|1[0-2])-[0-3]\d(?![\d.-])",
+    re.ASCII,
 )
 
 
@@ -69,7 +72,7 @@ def read(content: str) -> Reading | None:
     """What a box's content says, or None where that is no number or list of numbers, or not
     to be said for certain."""
     try:
-        if _MONTH.search(content):
+        if _DATE.search(content):
             return None
         return _statement(tokens(content))
     except NoValueError:
@@ -126,7 +129,7 @@ def _piece(content: list[Token]) -> Reading:
         side, of = without_modulus(side, congruent)
         if of is not None and last:
             modulus = of
-        found = _side(side) if not _is_plainname_of(side, len(sides)) else None
+        found = _side(side) if not _is_letter(side, len(sides)) else None
         if found is not None and of is not None and not last:
             found = Reading((_residue(found, of),))
         if found is not None:
@@ -173,7 +176,7 @@ def _check_residue(found: Reading, modulus: Real) -> None:
     "a mod m" agree: the remark and the operation."""
     if modulus == UNKNOWN:
         return
-    if _residue(found, modulus) != found.values[0]:
+    if not reals.same(_residue(found, modulus), found.values[0]):
         raise NoValueError
 
 
@@ -224,6 +227,6 @@ def _numeral(content: list[Token], base: int) -> Reading:
         raise NoValueError from None
 
 
-def _is_plainname_of(side: list[Token], sides: int) -> bool:
+def _is_letter(side: list[Token], sides: int) -> bool:
     """e = 42: a letter beside a value names it, also one that is a number elsewhere."""
     return sides > 1 and len(side) == 1 and side[0].kind == "letter"
