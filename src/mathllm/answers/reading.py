@@ -38,7 +38,6 @@ from mathllm.answers.remarks import (
     after_condition,
     check_condition,
     cut_condition,
-    has_value,
     remark_start,
     without_base,
     without_label,
@@ -96,7 +95,7 @@ def integer_value(content: str) -> int | None:
 def _statement(content: list[Token]) -> Reading:
     content = bare(content)
     before, condition = cut_condition(content)
-    if condition and not has_value(before):
+    if condition and all(token.kind == "word" for token in before):  # "For n = 3, 42"
         before, condition = cut_condition(after_condition(content))
     pieces = split(bare(before), SEPARATORS, JOINING)
     readings = [_piece(piece) for piece in pieces if piece]

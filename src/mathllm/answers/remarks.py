@@ -54,10 +54,6 @@ def begins_condition(content: Sequence[Token], at: int) -> bool:
     )
 
 
-def has_value(content: Sequence[Token]) -> bool:
-    return any(token.kind in ("number", "command") or token.text in EQUAL for token in content)
-
-
 def after_condition(content: list[Token]) -> list[Token]:
     """What follows a condition that stands first: "when y = 3, x = 5"."""
     for at, (token, depth) in enumerate(depths(content)):
