@@ -8,9 +8,24 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-_FENCE = re.compile(r"^[ \t]*(?P<signs>`{3,}|~{3,})[ \t]*(?P<info>[^\n`]*)$", re.MULTILINE)
+# At a line's start, or behind words on it: "Code: ```python", "print(1)```".
+_FENCE = re.compile(
+    r"(?:(?P<alone>^)[ \t]*|(?<=[^\s`~])[ \t]*)(?P<signs>`{3,}|~{3,})[ \t]*(?P<info>[^\n`]*)$",
+    re.MULTILINE,
+)
 _LANGUAGE = re.compile(r"[A-Za-z][\w+#-]*", re.ASCII)
-_PYTHON = ("py", "python", "python2", "python3", "py3", "ipython", "ipython3", "sage", "pycon")
+PYTHON = "python"
+_NAMES_OF_PYTHON = (
+    "py",
+    "python",
+    "python2",
+    "python3",
+    "py3",
+    "ipython",
+    "ipython3",
+    "sage",
+    "pycon",
+)
 # Blocks in these are set text, in which a person reads an answer.
 _PROSE = ("latex", "tex", "math", "katex", "markdown", "md", "text", "txt", "plaintext", "asciidoc")
 # A line that is Python's and no sentence: how a block without a language tells what it is.
@@ -52,12 +67,14 @@ def blocks(text: str) -> Iterator[Block]:
     opening: re.Match[str] | None = None
     for fence in _FENCE.finditer(text):
         info = fence["info"].strip()
+        behind_words = fence["alone"] is None
         if opening is None:
-            opening = fence
+            if not behind_words or _language(info) == PYTHON:
+                opening = fence
         elif fence["signs"].startswith(opening["signs"]) and not info:
             yield _block(text, opening, fence.start(), fence.end(), closed=True)
             opening = None
-        elif info and fence["signs"][0] == opening["signs"][0]:
+        elif info and not behind_words and fence["signs"][0] == opening["signs"][0]:
             # A block behind one that nobody has closed: ```python … ```output.
             yield _block(text, opening, fence.start(), fence.start(), closed=True)
             opening = fence
@@ -79,12 +96,15 @@ def prose(text: str) -> str:
     return _LATEX_COMMENT.sub("", _without_tags("\n".join(kept)))
 
 
-def _block(text: str, opening: re.Match[str], body_end: int, end: int, *, closed: bool) -> Block:
-    word = _LANGUAGE.search(opening["info"])
+def _language(info: str) -> str:
+    word = _LANGUAGE.search(info)
     language = word[0].lower() if word else ""
-    if language in _PYTHON:
-        language = "python"
-    return Block(language, text[opening.end() : body_end], opening.start(), end, closed)
+    return PYTHON if language in _NAMES_OF_PYTHON else language
+
+
+def _block(text: str, opening: re.Match[str], body_end: int, end: int, *, closed: bool) -> Block:
+    body = text[opening.end() : body_end]
+    return Block(_language(opening["info"]), body, opening.start(), end, closed)
 
 
 def _without_tags(text: str) -> str:

@@ -4,16 +4,13 @@ A model waits where it has opened a block for output. A server may keep the fenc
 to itself, all of it or a part: what ends in a program waits, too.
 """
 
-import re
 from dataclasses import dataclass
 from textwrap import dedent
 
-from mathllm.answers.fences import Block, blocks
+from mathllm.answers.fences import PYTHON, Block, blocks
 
 FENCE = "```"
 OUTPUT = f"{FENCE}output"  # where the model waits for what its program printed
-# A program that begins behind words, or in a list: "Code: ```python".
-_BEHIND_WORDS = re.compile(r"(?<=[^\s`])[ \t]*(?=```[ \t]*\{?\.?py[^\n`]*$)", re.I | re.M)
 
 
 @dataclass(frozen=True)
@@ -28,9 +25,9 @@ def waiting(text: str) -> Wait | None:
     """What a text that has stopped waits for; None where it does not wait."""
     text = text.rstrip()
     begun = next(n for n in range(len(OUTPUT), -1, -1) if text.endswith(OUTPUT[:n]))
-    head = _BEHIND_WORDS.sub("\n", text[: len(text) - begun].rstrip())
+    head = text[: len(text) - begun].rstrip()
     # A block without a language stands where the program does.
-    found = [b for b in blocks(head) if b.language in ("python", "") and b.body.strip()]
+    found = [b for b in blocks(head) if b.language in (PYTHON, "") and b.body.strip()]
     if not found:
         return None
     last = found[-1]
@@ -44,5 +41,5 @@ def waiting(text: str) -> Wait | None:
 
 
 def _lines(block: Block) -> str:
-    """A block's lines without what they are all indented by, or a fence at the last one's end."""
-    return dedent(block.body).strip("\n").removesuffix(FENCE) + "\n"
+    """A block's lines without what they are all indented by."""
+    return dedent(block.body).strip("\n") + "\n"

@@ -65,6 +65,8 @@ def effective(notebook: Path, given: Mapping[str, Any]) -> dict[str, Any]:
     exec(compile("".join(tagged["parameters"]["source"]), str(notebook), "exec"), scope)
     scope |= given
     values = {name: scope[name] for name in scope.get("__annotations__", {}) if name in scope}
+    if (hours := values.get("hours", CURRENT.cpu_hours)) <= 0:  # the budget speaks of seconds
+        raise ParameterError(f"parameter hours is {hours}: give a number over 0")
     if SETTINGS not in tagged:
         raise BundleError(
             f"{notebook} has no cell tagged {SETTINGS!r}: tag the one that makes the solver's "

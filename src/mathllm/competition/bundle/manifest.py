@@ -76,7 +76,10 @@ def vendor(spec: BundleSpec) -> dict[str, str]:
     _check_place(spec.build)
     plan = make_plan(spec)
     spec.build.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{spec.build.name}-", dir=spec.build.parent))
+    try:
+        staging = Path(tempfile.mkdtemp(prefix=f".{spec.build.name}-", dir=spec.build.parent))
+    except FileNotFoundError:  # as below /proc
+        raise BundleError(f"{spec.build.parent} takes no folders: give another --build") from None
     try:
         manifest = _lay_out(plan, staging)
         _write(to_json(manifest), staging / MANIFEST)
