@@ -11,15 +11,9 @@ from fractions import Fraction
 
 from mathllm.answers import reals
 from mathllm.answers.expressions import NoValueError, Real
-from mathllm.answers.latex import FUNCTIONS, MAX_DEPTH, Token
+from mathllm.answers.latex import MAX_DEPTH, Token
+from mathllm.answers.words import LOGARITHMS, is_function, label_end, unit_end
 
-# Words that make another number of the one beside them, or no number at all.
-CHANGING = ("or", "and", "not", "than", "least", "most", "about", "approximately", "approx")
-CHANGING += ("roughly", "around", "nearly", "almost", "under", "over", "above", "below", "minus")
-CHANGING += ("negative", "plus", "times", "half", "quarter", "hundred", "thousand", "million")
-CHANGING += ("billion", "dozen", "squared", "cubed", "factorial", "choose", "mod", "modulo", "base")
-CHANGING += ("double", "twice", "triple", "none", "except")
-_CHANGING_HAN = frozenset("十百千万亿半或约余负倍")
 _CLOSING = {"(": ")", "[": "]", "{": "}", r"\lfloor": r"\rfloor", r"\lceil": r"\rceil"}
 _LISTED: dict[str, Callable[..., Real]] = {
     "gcd": reals.gcd,
@@ -37,7 +31,6 @@ _LISTED: dict[str, Callable[..., Real]] = {
     "comb": reals.binomial,
 }
 _SEVERAL = ("gcd", "lcm", "max", "min")
-_LOGARITHMS = ("log", "ln", "lg")
 # What may follow a factor without a sign between them.
 _JOINED = (r"\sqrt", r"\binom", r"\pi", r"\lfloor", r"\lceil")
 
@@ -94,6 +87,8 @@ class _Reader:
     def _sum(self) -> Real:
         value = self._product()
         while sign := self._take("+", "-"):
+            if sign == "-" and self._is("-") and not self.tokens[self.at].spaced:
+                raise NoValueError  # 42--43 is a range
             term = self._product()
             value = reals.add(value, term) if sign == "+" else reals.subtract(value, term)
         return value
@@ -114,7 +109,7 @@ class _Reader:
         if token is None:
             return False
         if token.kind == "word":
-            return self._is_function()
+            return is_function(self.tokens, self.at)
         if token.kind == "letter":
             return token.text == "e"
         if token.kind == "number":
@@ -139,9 +134,6 @@ class _Reader:
                 return True
         return False
 
-    def _opens(self, ahead: int) -> bool:
-        return self._is("(", r"\{", "_", "{", ahead=ahead)
-
     def _signed(self) -> Real:
         negative = False
         while sign := self._take("+", "-"):
@@ -150,7 +142,7 @@ class _Reader:
         return reals.multiply(Fraction(-1), value) if negative else value
 
     def _power(self) -> Real:
-        self._words()
+        self.at = label_end(self.tokens, self.at)
         self._open_logarithm = False
         value = self._nested(self._atom)
         if self._take("!"):
@@ -161,8 +153,8 @@ class _Reader:
             value, self._before = reals.power(value, self._nested(self._exponent)), "power"
         if self._is("!"):  # 5!!
             raise NoValueError
-        while self._unit():
-            self._before = "unit"
+        if (end := unit_end(self.tokens, self.at)) > self.at:
+            self.at, self._before = end, "unit"
         return value
 
     def _exponent(self) -> Real:
@@ -262,7 +254,7 @@ class _Reader:
         raise NoValueError
 
     def _function(self, name: str) -> Real:
-        if name in _LOGARITHMS:
+        if name in LOGARITHMS:
             return self._logarithm(name)
         self._before = "function"
         closing = {"(": ")", r"\{": r"\}", "{": "}"}.get(self._take("(", r"\{", "{") or "")
@@ -294,60 +286,3 @@ class _Reader:
         if common and not isinstance(value, Fraction):
             raise NoValueError
         return value
-
-    def _words(self) -> None:
-        """Words before a number: a label."""
-        while (token := self._next()) and token.kind == "word" and not self._is_function():
-            _check_word(token)
-            self.at += 1
-            self._take(":", ".")
-
-    def _is_function(self) -> bool:
-        token = self._next()
-        assert token is not None
-        if token.text in _LOGARITHMS:
-            return True
-        return token.text in FUNCTIONS and self._opens(1)
-
-    def _unit(self) -> bool:
-        """Words, per cent and degrees behind a number, with exponents, and their quotients."""
-        if not self._is_unit(self._next()):
-            return False
-        token = self.tokens[self.at]
-        if token.kind == "word":
-            if self._is_function():
-                return False
-            _check_word(token)
-        self.at += 1
-        self._unit_exponent()
-        while self._is("/") and self._is_unit(self._next(1), quotient=True):
-            self.at += 2
-            self._unit_exponent()
-        return True
-
-    def _is_unit(self, token: Token | None, quotient: bool = False) -> bool:
-        if token is None:
-            return False
-        if token.kind == "letter":
-            return (token.in_text and token.text not in "ei") or quotient
-        return token.kind in ("word", "unit")
-
-    def _unit_exponent(self) -> None:
-        """\\text{cm}^2 squares the unit, not the number."""
-        before = self.at
-        if not self._take("^"):
-            return
-        braced = self._take("{")
-        self._take("-")
-        token = self._next()
-        if token is None or token.kind != "number" or len(token.text) != 1:
-            self.at = before
-            raise NoValueError
-        self.at += 1
-        if braced:
-            self._demand("}")
-
-
-def _check_word(token: Token) -> None:
-    if token.text.rstrip(".") in CHANGING or _CHANGING_HAN & set(token.text):
-        raise NoValueError

@@ -15,8 +15,8 @@ from mathllm.answers.expressions import MAX_BITS, NoValueError
 MAX_CONTENT = 2000  # characters; a longer box holds an essay, not an answer
 MAX_DEPTH = 40  # of nested groups, far below Python's recursion limit
 
-# 1,234  1{,}234  12\,345  12 345: groups of three after one to three digits.
-_SEPARATOR = r"\{,\}|,\\!|,|\{\\,\}|\\,|\\;|\\:|\\ |\\thinspace\s*|~|\s"
+# 1,234  1{,}234  1,\\!234  12\,345  12 345: groups of three after one to three digits.
+_SEPARATOR = r"(?:\\!)?(?:,|\{,\})(?:\\!)?|\{\\,\}|\\,|\\;|\\:|\\ |\\thinspace\s*|~|\s"
 NUMBER = (
     rf"(?:[1-9]\d{{0,2}}(?P<sep>{_SEPARATOR})\d{{3}}(?:(?P=sep)\d{{3}})*(?!\d)|\d+)(?:\.\d*)?|\.\d+"
 )
@@ -29,11 +29,12 @@ _SCIENTIFIC = r"(?:\d+\.?\d*|\.\d+)[eE][-+]?\d{1,4}(?![\dA-Za-z])"
 
 _WORDS = r"\\(?:text(?:bf|it|rm|sf|tt|sc|up|normal|md)?|mathrm|mbox|hbox|operatorname|emph)"
 _DROPPED = (
-    r"\\(?:math(?:bf|it|sf|tt|normal)|boldsymbol|bm|underline|boxed|fbox|ensuremath|num"
+    r"\\(?:math(?:bf|it|sf|tt|normal)|boldsymbol|bm|boxed|fbox|ensuremath|num"
     r"|displaystyle|textstyle|scriptstyle|limits|bf|rm|it|sf|tt|em|Large|large|LARGE|huge|Huge"
     r"|small|normalsize|centering|checkmark|blacksquare|square|qed|pounds|euro|yen|cent"
-    r"|texteuro|textsterling|textyen|textdollar)(?![A-Za-z])|\\(?:left|right|middle"
-    r"|[bB]igg?[lrm]?)(?![A-Za-z])\s*\.?|\\[()\[\]$]|[$€£¥₹₽¢✓✅✔`\"“”«»„「」&]|''"
+    r"|texteuro|textsterling|textyen|textdollar)(?![A-Za-z])|(?<!\^\{)\\underline(?![A-Za-z])|\\(?:left|right|middle"
+    r"|[bB]igg?[lrm]?)(?![A-Za-z])\s*\.?|\{\s*\}|\\(?:begin|end)\s*\{(?:aligned|align\*?|split"
+    r"|gathered|equation\*?)\}|\\\\[\s&]*(?==)|\\[()\[\]$]|[$€£¥₹₽¢✓✅✔`\"“”«»„「」&]|''"
 )
 _ARGUMENT_DROPPED = r"\\(?:(?:text)?color|[hv]space\*?|tag|label|phantom)\s*\{[^{}]*\}"
 _SPACE = r"(?:\s|~|\\[,;:! ]|\\(?:q?quad|thinspace|hfill|enspace)(?![A-Za-z]))+"
@@ -67,7 +68,8 @@ _SIGNS = str.maketrans(
     | {"½": r"{\frac12}", "¼": r"{\frac14}", "¾": r"{\frac34}", "⅓": r"{\frac13}"}
     | {"⅔": r"{\frac23}", "（": "(", "）": ")", "＝": "=", "º": "°", "∘": r"\circ "}
     | {chr(0xFF10 + digit): str(digit) for digit in range(10)}
-    | dict.fromkeys("\xa0\u2009\u202f\u2002\u2003", " ")
+    | dict.fromkeys("\xa0\u2002\u2003\u2007\u2008\u2009\u200a\u202f\u3000", " ")
+    | dict.fromkeys("\xad\u200b\u200c\u200d\u200e\u200f\u2060\ufeff", " ")  # of no width
 )
 _RAISED = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹]+")
 _RAISED_DIGITS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789")

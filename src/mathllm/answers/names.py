@@ -9,6 +9,7 @@ from mathllm.answers.latex import Token
 
 _EVALUATED = (r"\sum", r"\prod", r"\int", r"\lim", r"\iint", r"\oint", r"\bigcup", r"\bigcap")
 _DECORATION = re.compile(r"\^(?:\{-1\}|\*|\{\*\}|\{?\\prime\}?|\{\(\w+\)\})")
+_DOTS = (r"\dots", r"\cdots", r"\ldots", r"\dotsb")
 _UNKNOWNS = tuple("xyztuvw")  # in front of a bracket they are factors, and no functions
 
 
@@ -23,8 +24,10 @@ def check_name(side: list[Token]) -> None:
     """
     if not side:
         raise NoValueError
-    if side[0].text in _EVALUATED:
+    if side[0].text in _EVALUATED or _is_written_out(side):
         return
+    if side[0].text == "-":
+        raise NoValueError
     groups = [False]  # whether each open group is an index or a function's bracket
     before = Token("sign", "")
     for token in _undecorated(side):
@@ -44,7 +47,14 @@ def check_name(side: list[Token]) -> None:
                 token.text in ("^", "!", r"\pm", *SEPARATORS)
             ):
                 raise NoValueError
-        before = token
+        before = Token("sign", "}") if before.text == "_" and token.kind == "number" else token
+
+
+def _is_written_out(side: list[Token]) -> bool:
+    """1 + 2 + … + 8: numbers, signs and dots between signs."""
+    dots = [at for at, token in enumerate(side) if token.kind == "dots" or token.text in _DOTS]
+    known = all(token.kind in ("number", "sign", "dots", "command") for token in side)
+    return known and any(at and side[at - 1].text in ("+", "*") for at in dots)
 
 
 def _undecorated(side: list[Token]) -> Iterator[Token]:

@@ -213,7 +213,7 @@ def _listed(content: list[Token]) -> Reading | None:
         values = tuple(value_of(part) for part in parts)
     except NoValueError:
         return None
-    if not values:
+    if not values or (len(values) == 1 and brackets in ("(]", "[)")):
         return None
     return Reading(values, brackets if len(values) > 1 else "")
 

@@ -8,7 +8,7 @@ from fractions import Fraction
 
 from mathllm.answers import reals
 from mathllm.answers.expressions import NoValueError, Real
-from mathllm.answers.formula import CHANGING, value_of
+from mathllm.answers.formula import value_of
 from mathllm.answers.groups import (
     EQUAL,
     IS,
@@ -22,14 +22,16 @@ from mathllm.answers.groups import (
 )
 from mathllm.answers.latex import Token
 from mathllm.answers.names import name_of
+from mathllm.answers.words import changes
 
 _CONDITIONS = ("where", "when", "whenever", "at", "for", "if", "with", "given", "such", "assuming")
 _CONDITIONS += ("since", "because", "as", "provided", "unless", "while", "using", "subject")
-_CONDITIONS += ("suppose", "let", "whereas", "once", "当", "其中", "若", "如果")
+_CONDITIONS += ("iff", "suppose", "let", "whereas", "once", "当", "其中", "若", "如果")
 _OTHERWISE = ("otherwise", "else", "elsewhere")
 _MODULI = (r"\pmod", r"\bmod", r"\mod", r"\pod")
 _BASES = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8}
 _BASES |= {"nine": 9, "ten": 10, "eleven": 11, "twelve": 12, "sixteen": 16}
+_NUMERALS = {"binary": 2, "ternary": 3, "octal": 8, "decimal": 10, "hexadecimal": 16, "hex": 16}
 UNKNOWN = reals.PI  # stands for a modulus that is no number, as p; none is irrational
 
 
@@ -46,21 +48,32 @@ def cut_condition(content: list[Token]) -> tuple[list[Token], list[Token]]:
 
 def begins_condition(content: Sequence[Token], at: int) -> bool:
     token = content[at]
-    following = content[at + 1].text if at + 1 < len(content) else ""
+    following = content[at + 1].text.rstrip(".") if at + 1 < len(content) else ""
     return (
         token.kind == "word"
         and token.text.rstrip(".") in _CONDITIONS
-        and following.rstrip(".") not in ("least", "most")
+        and following not in ("least", "most")
+        and (token.text != "such" or following in ("that", "as"))  # "all such n" names something
     )
 
 
 def after_condition(content: list[Token]) -> list[Token]:
-    """What follows a condition that stands first: "when y = 3, x = 5"."""
+    """What follows a condition that stands first: "when y = 3, x = 5"; "the rest when N is
+    divided by 7 is 5"."""
     for at, (token, depth) in enumerate(depths(content)):
         if depth == 0 and token.text in (",", ":", "then"):
             rest = content[at + 1 :]
             return rest[1:] if rest and rest[0].text == "then" else rest
+    verbs = [at for at, (token, depth) in enumerate(depths(content)) if _is_verb(token, depth)]
+    joined = any(token.text in JOINING for token in content)
+    conditions = sum(begins_condition(content, at) for at in range(len(content)))
+    if len(verbs) == 2 and not joined and conditions == 1:
+        return content[verbs[1] + 1 :]
     raise NoValueError
+
+
+def _is_verb(token: Token, depth: int) -> bool:
+    return depth == 0 and token.kind == "word" and token.text in IS
 
 
 def check_condition(condition: list[Token], name: str) -> None:
@@ -113,7 +126,7 @@ def without_label(content: list[Token]) -> list[Token]:
     for at, token in enumerate(content):
         if token.text == ":" and 0 < at < len(content) - 1:
             return without_label(content[at + 1 :])
-        if token.kind not in ("word", "letter") or token.text in CHANGING:
+        if token.kind not in ("word", "letter") or changes(token):
             break
     if len(content) > 3 and [t.text for t in content[:3:2]] == ["(", ")"]:
         return content[3:] if content[1].kind == "letter" else content
@@ -139,7 +152,7 @@ def remark_start(content: list[Token]) -> int | None:
             conditional = begins_condition(inner, 0) if inner else False
             if conditional:
                 check_condition(inner, "")
-            changing = any(t.kind == "word" and t.text in CHANGING for t in inner)
+            changing = any(map(changes, inner))
             words = all(t.kind in ("word", "letter", "unit") for t in inner)
             one_letter = sum(t.kind == "letter" for t in inner) <= 1
             if inner and (
@@ -150,24 +163,27 @@ def remark_start(content: list[Token]) -> int | None:
 
 
 def without_base(content: list[Token]) -> tuple[list[Token], int]:
-    """2112_6, 2112_{\\text{six}}, 2112 (base 6), 2112 base six: the numeral and its base.
+    """2112_6, 2112_{\\text{six}}, 2112 (base 6), 2112 base six, 1010 in binary: numeral and base.
 
     Base ten is left out wherever it stands.
     """
     content = list(_without_ten(content))
     for at, token in enumerate(content):
-        if token.text == "_" and at and content[at - 1].kind in ("number", "letter", "sign"):
-            head, base = content[:at], _base(content[at + 1 :])
+        if token.text != "_" and token.kind != "word":
+            continue
+        head, tail, last = content[:at], content[at + 1 :], content[at - 1]
+        if token.text == "_" and at and (last.kind == "letter" or _is_end(last)):
+            base = _base(tail)
             if base and all(t.kind in ("number", "letter") or t.text in "()" for t in head):
                 return [t for t in head if t.text not in "()"], base
             return content, 10
-        if token.kind == "word" and token.text == "base" and at:
-            head, tail = content[:at], content[at + 1 :]
+        named = token.text in _NUMERALS and all(t.text in (")", "]") for t in tail)
+        if token.kind == "word" and (token.text == "base" or named) and at:
             if head[-1].text in ("(", "["):
                 head, tail = head[:-1], tail[:-1]
             while head and head[-1].kind == "word":  # "in base 10"
                 head = head[:-1]
-            base = _base(tail)
+            base = _NUMERALS[token.text] if named else _base(tail)
             if base is None:
                 raise NoValueError
             return head, base
@@ -178,7 +194,7 @@ def _without_ten(content: list[Token]) -> Iterator[Token]:
     at = 0
     while at < len(content):
         token = content[at]
-        if token.text == "_" and at and content[at - 1].kind in ("number", "sign"):
+        if token.text == "_" and at and _is_end(content[at - 1]):
             end = group_end(content, at + 1) if content[at + 1 : at + 2] else at
             index = content[at + 1 : end + 1] if end < len(content) else content[at + 1 : at + 2]
             if _base(index) == 10:
@@ -186,6 +202,11 @@ def _without_ten(content: list[Token]) -> Iterator[Token]:
                 continue
         yield token
         at += 1
+
+
+def _is_end(token: Token) -> bool:
+    """Whether an index behind it may be a numeral's base."""
+    return token.kind == "number" or token.text in (")", "}")
 
 
 def _base(content: list[Token]) -> int | None:
