@@ -17,10 +17,16 @@ from urllib.parse import quote, urlsplit
 
 HIDDEN = "***"
 SHORTEST = 6  # characters of a secret, except for Kaggle's own, that is looked for in all text
+LONG = 12  # characters of a secret that no other word holds by chance
 _TELLING = re.compile(r"(TOKEN|KEY|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$", re.IGNORECASE)
 _PROXY = re.compile(r"_PROXY$", re.IGNORECASE)
 _FILES = ("access_token", "access_token.txt", "kaggle.json", "credentials.json")
 _LARGEST = 65536  # bytes of a file with credentials
+# What copying leaves around a value, seen or not, and before it.
+_AROUND = "\"'‘’“”`\ufeff\u200b\u200e\u2060\xa0 \t\r\n\v\f"
+_NAMED = re.compile(
+    r"(?:export\s+)?(?:KAGGLE_\w+\s*=\s*|Authorization:\s*)?(?:Bearer\s+)?", re.IGNORECASE
+)
 
 
 def known_secrets() -> set[str]:
@@ -33,7 +39,7 @@ def known_secrets() -> set[str]:
             if kaggle and (inner := _in_file(Path(value.strip()))):
                 found |= inner  # it names a file, which may be named
             else:
-                found |= {v for v in _forms(value) if kaggle or len(v) >= SHORTEST}
+                found |= {v for v in _in_text(value) if kaggle or len(v) >= SHORTEST}
         elif _PROXY.search(name):
             with contextlib.suppress(ValueError):
                 found |= _forms(urlsplit(value).password or "")
@@ -48,38 +54,55 @@ def known_secrets() -> set[str]:
         for name in _FILES:
             found |= _in_file(folder / name)
     if user := os.environ.get("KAGGLE_USERNAME", "").strip():
-        pairs = [f"{user}:{secret}" for secret in found]
-        found |= {base64.b64encode(pair.encode(errors="replace")).decode() for pair in pairs}
+        found |= _beside(user, found)
     return {secret for secret in found if len(secret) > 2}
 
 
+def bare(value: str) -> str:
+    """A credential without what was copied with it: spaces, quotes, invisible signs, a name."""
+    value = value.strip(_AROUND)
+    return value[_NAMED.match(value).end() :].strip(_AROUND)  # type: ignore[union-attr]
+
+
 def _forms(value: str) -> set[str]:
-    bare = value.strip().strip("\ufeff\"'‘’“”`").strip()
-    parts = {part.strip() for part in bare.splitlines()}
-    quoted = {quote(bare, safe=""), json.dumps(bare)[1:-1], repr(bare)[1:-1]}
-    return {bare, *parts, *quoted} - {""}
+    whole = bare(value)
+    parts = {bare(part) for part in whole.splitlines()}
+    quoted = {quote(whole, safe=""), json.dumps(whole)[1:-1], repr(whole)[1:-1]}
+    return {whole, *parts, *quoted} - {""}
+
+
+def _beside(user: str, secrets: set[str]) -> set[str]:
+    """What a header holds of a user and a key."""
+    pairs = [f"{user}:{secret}" for secret in secrets]
+    return {base64.b64encode(pair.encode(errors="replace")).decode() for pair in pairs}
 
 
 def _in_file(file: Path) -> set[str]:
-    """A token, or the texts of a JSON object under telling names."""
     try:
         if not file.is_file() or file.stat().st_size > _LARGEST:
             return set()
         data = file.read_bytes()
-        text = data.decode("utf-16" if b"\0" in data[:4] else "utf-8-sig", errors="replace")
+        return _in_text(data.decode("utf-16" if b"\0" in data[:4] else "utf-8-sig", "replace"))
     except (OSError, ValueError):  # also for a token that is no path
         return set()
+
+
+def _in_text(text: str) -> set[str]:
+    """A token, or the texts of a JSON object under telling names, alone and beside its user."""
     with contextlib.suppress(ValueError, RecursionError):
         if isinstance(content := json.loads(text), dict):
             telling = [v for k, v in content.items() if isinstance(v, str) and _TELLING.search(k)]
-            return set().union(*map(_forms, telling))
+            found = set().union(*map(_forms, telling))
+            return found | _beside(bare(str(content.get("username", ""))), found)
     return _forms(text)
 
 
 def hide(text: str, secrets: set[str]) -> str:
-    """The text with each secret that stands in it alone replaced."""
+    """The text with each secret replaced; a short one where it is no part of a longer word."""
     for secret in sorted(secrets, key=len, reverse=True):
-        if secret in text:
+        if len(secret) >= LONG:
+            text = text.replace(secret, HIDDEN)
+        elif secret in text:
             text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", HIDDEN, text)
     return text
 

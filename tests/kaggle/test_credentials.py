@@ -1,5 +1,6 @@
 """Credentials as people hand them in: trimmed where that is enough, else one line without them."""
 
+import base64
 import json
 import os
 import re
@@ -54,6 +55,12 @@ GOOD = [
     {"KAGGLE_API_TOKEN": f"“{TOKEN}”"},
     {"KAGGLE_API_TOKEN": f"\ufeff{TOKEN}\u200b"},
     {"KAGGLE_API_TOKEN": f"Bearer {TOKEN}"},
+    {"KAGGLE_API_TOKEN": f"\u200b '{TOKEN}' \ufeff"},
+    {"KAGGLE_API_TOKEN": f"Authorization: bearer {TOKEN}"},
+    {"access_token": f"export KAGGLE_API_TOKEN={TOKEN}\n"},
+    {"access_token": f'KAGGLE_API_TOKEN = "{TOKEN}"\n'},
+    {"kaggle.json": json.dumps({"username": "carl", "key": TOKEN})},
+    {"KAGGLE_USERNAME": "carl", "KAGGLE_KEY": TOKEN},
     {"KAGGLE_API_TOKEN": "{home}/.kaggle/mine", "mine": TOKEN + "\n"},
     {"KAGGLE_API_TOKEN": "  \n", "access_token": TOKEN},
     {"access_token": TOKEN},
@@ -171,15 +178,33 @@ def test_untidy_credentials_sign_in(standin, monkeypatch, tmp_path, spoilt):
         {"kaggle.json": json.dumps({"username": "carl", "key": TOKEN})},
         {"credentials.json": json.dumps({"username": "carl", "refresh_token": TOKEN})},
         {"KAGGLE_API_TOKEN": f"{TOKEN}\nmore"},
+        {"KAGGLE_API_TOKEN": f"Bearer {TOKEN}"},
+        {"KAGGLE_API_TOKEN": f"\u200b{TOKEN}\u2060"},
+        {"KAGGLE_API_TOKEN": json.dumps({"username": "carl", "key": TOKEN})},
+        {"access_token": f"export KAGGLE_API_TOKEN='{TOKEN}'\n"},
     ],
-    ids=range(8),
+    ids=range(12),
 )
 def test_text_is_shown_without_what_is_secret(home, monkeypatch, way):
     hand_in(home, monkeypatch, way)
-    said = hide(
-        f"header 'Bearer {TOKEN}\\n', {TOKEN}, token={TOKEN!r} and {TOKEN}x", known_secrets()
-    )
-    assert said == f"header 'Bearer {HIDDEN}\\n', {HIDDEN}, token='{HIDDEN}' and {TOKEN}x"
+    text = "header 'Bearer {0}\\n', {0}, token='{0}' {0}x %20{0} a\\n{0} \x1b[31m{0}\x1b[0m".format
+    assert hide(text(TOKEN), known_secrets()) == text(HIDDEN)
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        {"kaggle.json": json.dumps(PAIR)},
+        {"KAGGLE_API_TOKEN": json.dumps(PAIR)},
+        {"KAGGLE_USERNAME": "carl", "KAGGLE_KEY": KEY},
+    ],
+    ids=range(3),
+)
+def test_a_header_is_shown_without_the_key(home, monkeypatch, way):
+    hand_in(home, monkeypatch, way)
+    header = "Authorization: Basic {}".format
+    pair = base64.b64encode(f"carl:{KEY}".encode()).decode()
+    assert hide(header(pair), known_secrets()) == header(HIDDEN)
 
 
 @pytest.mark.usefixtures("home")
@@ -187,8 +212,9 @@ def test_secrets_of_others_are_hidden_too(monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_abcdefgh")
     monkeypatch.setenv("HTTPS_PROXY", "http://me:pass%40word@proxy:3128")
     monkeypatch.setenv("SHORT_KEY", "a")
-    said = hide("hf_abcdefgh http://me:pass%40word@proxy:3128 a", known_secrets())
-    assert said == f"{HIDDEN} http://me:{HIDDEN}@proxy:3128 a"
+    monkeypatch.setenv("MY_PASSWORD", "sesame")
+    said = hide("hf_abcdefgh http://me:pass%40word@proxy:3128 a, sesames", known_secrets())
+    assert said == f"{HIDDEN} http://me:{HIDDEN}@proxy:3128 a, sesames"
 
 
 @pytest.mark.slow

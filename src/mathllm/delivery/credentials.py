@@ -13,6 +13,7 @@ import requests
 
 from mathllm.delivery.retry import RetryPolicy, retry
 from mathllm.errors import DeliveryError
+from mathllm.redaction import bare
 
 SETTINGS_PAGE = "https://www.kaggle.com/settings"
 HOW_TO = (
@@ -20,8 +21,7 @@ HOW_TO = (
     "or the file ~/.kaggle/access_token"
 )
 LONGEST = 4096  # characters of a token; OAuth's are the longest
-_QUOTES = "\"'‘’“”`"
-_MARKS = "\ufeff\u200b\u200e\u2060\xa0"  # what copying leaves at the ends, and nobody sees
+TOKENS = "KGAT_"  # how a token begins, also one that was put where a key belongs
 
 
 @dataclass(frozen=True)
@@ -116,13 +116,14 @@ def _with_key(
             raise DeliveryError(f"{place} has no {name} that is a text: {HOW_TO}")
         clean.append(_clean(value, f"{name} of {place}" if file else name))
     variables = dict(zip(("KAGGLE_USERNAME", "KAGGLE_KEY"), clean, strict=True))
+    if clean[1].startswith(TOKENS):
+        variables = {"KAGGLE_API_TOKEN": clean[1]}
     return Credentials(place, clean[0], file, variables)
 
 
 def _clean(value: str, place: str) -> str:
-    """Without spaces, quotes and invisible signs around it; refused where others are in it."""
-    value = value.strip().strip(_MARKS).strip().strip(_QUOTES).strip()
-    value = value.removeprefix("Bearer ").strip()
+    """Without what was copied with it; refused where spaces or odd signs are left in it."""
+    value = bare(value)
     if not value:
         raise DeliveryError(f"{place} is empty: {HOW_TO}")
     if len(value) > LONGEST:
