@@ -60,8 +60,7 @@ def known_secrets() -> set[str]:
 
 def bare(value: str) -> str:
     """A credential without what was copied with it: spaces, quotes, invisible signs, a name."""
-    value = value.strip(_AROUND)
-    return value[_NAMED.match(value).end() :].strip(_AROUND)  # type: ignore[union-attr]
+    return _NAMED.sub("", value.strip(_AROUND), count=1).strip(_AROUND)
 
 
 def _forms(value: str) -> set[str]:

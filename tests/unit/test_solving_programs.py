@@ -29,6 +29,11 @@ def test_a_program_is_found_wherever_its_fences_are(text):
     assert waiting(text) == Wait("for i in x:\n  print(i)\n", "")
 
 
+@pytest.mark.parametrize("signs", ["````", "``````", "~~~~"])
+def test_a_program_ends_where_its_longer_fence_does(signs):
+    assert waiting(f"{signs}python\n{CODE}{signs}\n") == Wait(CODE, f"\n{OUTPUT}")
+
+
 @pytest.mark.parametrize("length", range(len(OUTPUT)))
 @pytest.mark.parametrize("info", ["python", ""])
 def test_an_outputs_fence_that_was_cut_is_told(info, length):

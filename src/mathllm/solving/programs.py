@@ -24,7 +24,9 @@ class Wait:
 def waiting(text: str) -> Wait | None:
     """What a text that has stopped waits for; None where it does not wait."""
     text = text.rstrip()
-    begun = next(n for n in range(len(OUTPUT), -1, -1) if text.endswith(OUTPUT[:n]))
+    ended = any(block.closed and block.end == len(text) for block in blocks(text))
+    lengths = range(0 if ended else len(OUTPUT), -1, -1)  # of the output's fence
+    begun = next(n for n in lengths if text.endswith(OUTPUT[:n]))
     head = text[: len(text) - begun].rstrip()
     # A block without a language stands where the program does.
     found = [b for b in blocks(head) if b.language in (PYTHON, "") and b.body.strip()]
