@@ -127,6 +127,14 @@ def test_damage_that_is_met_late_names_file_and_place(tmp_path, name, damage, pl
         collected(rows.select(pl.len()) if count else rows)
 
 
+def test_a_column_of_a_parquet_file_that_stands_twice_is_named(tmp_path):
+    file, values = tmp_path / "a.parquet", [pa.array([text]) for text in ("x", "1", "2", "3")]
+    pq.write_table(pa.Table.from_arrays(values, names=["q", "a", "a", "a"]), file)
+    with pytest.raises(DataError, match="the column 'a' stands twice"):
+        collected(scan_table(file).select("a"))
+    assert open_table(file).read(["q"]).to_dicts() == [{"q": "x"}]
+
+
 def test_what_polars_meets_is_said_in_a_line():
     rows = pl.LazyFrame({"a": ["x"]}).select(pl.col("a").cast(pl.Int64))
     with pytest.raises(

@@ -29,11 +29,16 @@ def csv_columns(path: Path) -> list[str]:
     Raises DataError for an empty file and for a name that stands twice.
     """
     names = [name for name in next(_records(path))[1] if name.strip()]
+    check_names(path, names)
+    return names
+
+
+def check_names(path: Path, names: list[str]) -> None:
+    """Raise DataError for a column that stands twice."""
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise DataError(
             f"{path}: the column {shown(twice)} stands twice; leave one, or rename the other"
         )
-    return names
 
 
 def csv_rows(path: Path) -> Iterator[dict[str, Any]]:

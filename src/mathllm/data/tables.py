@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from polars.io.plugins import register_io_source
 
-from mathllm.data.csv_rows import csv_columns, csv_rows
+from mathllm.data.csv_rows import check_names, csv_columns, csv_rows
 from mathllm.data.json_rows import json_rows
 from mathllm.data.text_lines import COMPRESSIONS
 from mathllm.errors import DataError
@@ -175,7 +175,9 @@ def _parquet_columns(file: Path) -> list[str]:
 def _parquet_batches(file: Path, names: Sequence[str]) -> Iterator[pl.DataFrame]:
     read = 0
     try:
-        for batch in pq.ParquetFile(file).iter_batches(ROWS_AT_ONCE, columns=list(names)):
+        opened = pq.ParquetFile(file)
+        check_names(file, [name for name in opened.schema_arrow.names if name in names])
+        for batch in opened.iter_batches(ROWS_AT_ONCE, columns=list(names)):
             batch.validate(full=True)  # text that is no UTF-8 passes otherwise
             yield pl.DataFrame([_text_column(name, batch.column(name)) for name in names])
             read += len(batch)

@@ -23,6 +23,8 @@ _STARTS = {  # UTF-32's first: its mark begins with one of UTF-16's
     b"PK\x03\x04": ("a zip archive or an Excel workbook", "unpack it, or save it as CSV UTF-8"),
     b"\x1f\x8b": ("packed by gzip", "give it a name that ends in .gz"),
     b"\x28\xb5\x2f\xfd": ("packed by zstd", "give it a name that ends in .zst"),
+    b"version https://git-lfs": ("a pointer of Git LFS", "fetch the file itself: git lfs pull"),
+    b"<!DOCTYPE html": ("a web page", "fetch the file itself, signed in where that is asked"),
     b"PAR1": ("a parquet file", "give it a name that ends in .parquet"),
 }
 
