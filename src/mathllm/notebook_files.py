@@ -1,5 +1,9 @@
 """Notebooks as Jupyter, Kaggle, Colab and papermill leave them, read as one kind of thing."""
 
+import json
+import re
+from collections.abc import Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +16,22 @@ if TYPE_CHECKING:
 
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 _WIDGETS = "application/vnd.jupyter.widget-state+json"
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+_IDENT = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
+# What cells and outputs of each kind may have in format 4 beside what all have, and what stands
+# for what they lack.
+_OF_ALL = ("id", "cell_type", "metadata", "source")
+_CELLS: dict[str, dict[str, Any]] = {
+    "code": {"outputs": [], "execution_count": None},
+    "markdown": {},
+    "raw": {},
+}
+_OUTPUTS: dict[str, dict[str, Any]] = {
+    "stream": {"name": "stdout", "text": ""},
+    "display_data": {"data": {}, "metadata": {}},
+    "execute_result": {"data": {}, "metadata": {}, "execution_count": None},
+    "error": {"ename": "", "evalue": "", "traceback": []},
+}
 
 
 def read_notebook(path: Path) -> "NotebookNode":
@@ -25,7 +45,11 @@ def read_notebook(path: Path) -> "NotebookNode":
     if not is_file(path):
         raise ParameterError(f"no notebook {path}: give the path of an .ipynb file")
     try:
-        content = parse_json(path.read_text(encoding="utf-8-sig"))
+        text = path.read_text(encoding="utf-8-sig")
+        content = parse_json(text)
+        if _SURROGATE.search(text):  # half of a pair is no character, and no file can hold it
+            whole = json.dumps(content, ensure_ascii=False).encode(errors="replace")
+            content = parse_json(whole.decode())
         # Before format 4 cells were in worksheets.
         if not content.keys() & {"cells", "worksheets"}:
             raise ValueError("it has no cells")
@@ -54,11 +78,13 @@ def cells_tagged(cells: list[Any], tag: str) -> list[int]:
 def _settle(content: dict[str, Any]) -> None:
     """Put right what runs elsewhere and that nbformat, papermill or nbconvert trip over."""
     content.setdefault("nbformat", 4)
-    metadata = content.setdefault("metadata", {})
+    metadata = content["metadata"] = _or_else(content, "metadata", {})
     metadata["kernelspec"] = KERNEL | {
-        key: value for key, value in metadata.get("kernelspec", {}).items() if key not in KERNEL
+        key: value
+        for key, value in _or_else(metadata, "kernelspec", {}).items()
+        if key not in KERNEL
     }
-    if metadata.get("language_info", {}).get("name") != "python":
+    if _or_else(metadata, "language_info", {}).get("name") != "python":
         metadata.pop("language_info", None)
     widgets = metadata.get("widgets")
     if widgets is not None and "state" not in widgets.get(_WIDGETS, {}):
@@ -67,16 +93,37 @@ def _settle(content: dict[str, Any]) -> None:
         content["nbformat_minor"] = 5
     ids = set()
     for number, cell in enumerate(content.get("cells", [])):
-        if (ident := cell.get("id")) is None or ident in ids:
+        ident = cell.get("id")
+        if not isinstance(ident, str) or not _IDENT.fullmatch(ident) or ident in ids:
             cell["id"] = f"cell-{number}"
         ids.add(cell["id"])
-        cell.setdefault("metadata", {})
         cell.setdefault("cell_type", "code")
-        if isinstance(tags := cell["metadata"].get("tags", []), str):
-            cell["metadata"]["tags"] = [tags]
-        if cell.get("cell_type") == "code":
-            cell.setdefault("outputs", [])
-            cell.setdefault("execution_count", None)
+        cell["metadata"] = _or_else(cell, "metadata", {})
+        if "tags" in cell["metadata"]:
+            tags = _or_else(cell["metadata"], "tags", [])
+            cell["metadata"]["tags"] = [tags] if isinstance(tags, str) else tags
+        if content["nbformat"] == 4:
+            attachments = () if cell["cell_type"] == "code" else ("attachments",)
+            _keep_only(cell, _CELLS.get(cell["cell_type"]), (*_OF_ALL, *attachments))
+            for output in cell.get("outputs", []):
+                _keep_only(output, _OUTPUTS.get(output["output_type"]), ("output_type",))
+
+
+def _or_else(content: Mapping[str, Any], key: str, absent: Any) -> Any:
+    """What stands under a key; `absent` for nothing and for null."""
+    return absent if content.get(key) is None else content[key]
+
+
+def _keep_only(
+    content: dict[str, Any], wanted: dict[str, Any] | None, beside: Sequence[str]
+) -> None:
+    """Fill in what lacks and leave out the rest, as a cell keeps it that was of another kind."""
+    if wanted is None:
+        return
+    for key in content.keys() - wanted.keys() - set(beside):
+        del content[key]
+    for key, absent in wanted.items():
+        content[key] = _or_else(content, key, copy(absent))
 
 
 def _where(fault: Any) -> str:

@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from mathllm.redaction import hide, known_secrets
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _LINE = re.compile(r"Cell In\[\d+\], line (\d+)")  # of the cell, in IPython's traceback
+_ATTACHED = re.compile(r"\battachment:([^\s)>\"']+)")
 _INJECTED = "injected-parameters"
 _ASKED = "StdinNotImplementedError"  # what a kernel raises where it may not ask
 _COLUMNS = re.compile(r"\S {2,}\S|\t|[│┃|]\s.*[│┃|]$", re.MULTILINE)
@@ -134,6 +136,8 @@ def export_html(notebook: Path) -> Path:
     for cell in executed.cells:
         if cell.cell_type == "code":
             cell.outputs = _settled(cell.outputs)
+        else:
+            cell.source = _ATTACHED.sub(partial(_attached, cell), cell.source)
     exporter = HTMLExporter(
         extra_template_basedirs=[str(pages.TEMPLATES)],
         template_name=pages.NOTEBOOK,
@@ -148,6 +152,11 @@ def export_html(notebook: Path) -> Path:
     page = notebook.with_suffix(".html")
     pages.write_page(page, "frame.html.j2", title=notebook.stem, body=Markup(body))
     return page
+
+
+def _attached(cell: NotebookNode, name: re.Match[str]) -> str:
+    """An attachment's address; nbconvert ends at one that the cell lacks."""
+    return name[0] if cell.get("attachments", {}).get(name[1]) else name[1]
 
 
 def _parameters(notebook: Path, cells: list[NotebookNode]) -> list[dict[str, Any]]:
@@ -167,7 +176,11 @@ def _assigned(cells: list[NotebookNode], tag: str) -> dict[str, str | None]:
     for cell in cells:
         if tag not in cell.metadata.get("tags", []):
             continue
-        for node in ast.parse(cell.source).body:
+        try:
+            assigned = ast.parse(cell.source).body
+        except (SyntaxError, ValueError):  # with magic commands; what is declared has been read
+            continue
+        for node in assigned:
             if isinstance(node, ast.Assign | ast.AnnAssign):
                 target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0]
                 found[ast.unparse(target)] = ast.unparse(node.value) if node.value else None

@@ -104,9 +104,11 @@ def read_declarations(notebook: Path) -> list[Declared]:
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as fault:
+        line = f", line {fault.lineno}" if isinstance(fault, SyntaxError) else ""
         why = brief(getattr(fault, "msg", fault) or type(fault).__name__)
         raise ParameterError(
-            f"{notebook}: the cell tagged 'parameters' is not Python ({why}): mend that cell"
+            f"{notebook}: cell {tagged[0] + 1}{line}, tagged 'parameters', is not Python ({why}): "
+            "mend that cell"
         ) from fault
     lines = source.splitlines()
     found: dict[str, tuple[int, Declared]] = {}

@@ -17,6 +17,7 @@ SHOWN = {"output_type": "display_data", "metadata": {}, "data": VIEW}
 
 FIRST = {"source": "n: int = 1  # a number", "metadata": {"tags": ["parameters"]}}
 TWICE = {"source": "n: int = 1\nm = 2\nn = 3", "metadata": {"tags": ["parameters"]}}
+BROKEN = {"source": "n: int = 1\n!ls", "metadata": {"tags": ["parameters"]}}
 R = {"kernelspec": {"name": "ir", "display_name": "R", "language": "R"}}
 
 
@@ -73,8 +74,26 @@ OLD = {
         notebook({"cell_type": "markdown", "source": "# A title"}),
         {key: value for key, value in notebook().items() if key in ("cells", "metadata")},
         OLD,
+        notebook(
+            {"source": "1", "id": 7}, {"source": "2", "id": "a b"}, {"source": "3", "id": None}
+        ),
+        notebook({"cell_type": "markdown", "source": "x", "outputs": [], "execution_count": None}),
+        notebook({"source": "1", "attachments": {}, "outputExpanded": False}),
+        notebook({"source": "1", "outputs": None, "metadata": None}),
+        notebook({"source": "1", "metadata": {"tags": None}}, kernelspec=None, language_info=None),
+        notebook({"source": "1", "outputs": [{"output_type": "stream", "text": "a"}]}),
+        notebook({"source": "1", "outputs": [SHOWN | {"transient": {"display_id": "x"}}]}),
+        notebook(
+            {
+                "source": "1",
+                "outputs": [{"output_type": "execute_result", "data": {"text/plain": "1"}}],
+            }
+        ),
+        notebook({"source": "1", "outputs": [SHOWN | {"data": {"text/plain": "\ud83d"}}]}),
+        notebook({"cell_type": "markdown", "source": "![a](attachment:lost.png)"}),
+        notebook({"source": "%time n = 2", "metadata": {"tags": ["injected-parameters"]}}),
     ],
-    ids=range(15),
+    ids=range(26),
 )
 def test_what_other_tools_leave_is_read_and_shown(tmp_path, content):
     path = written(tmp_path, content)
@@ -100,6 +119,7 @@ def test_a_byte_order_mark_is_no_fault(tmp_path):
         ),
         (notebook({"source": "x = 1\nn: int = 5"}), "cell 2 declares it again in line 2"),
         (notebook({"source": "n : int=5\nm = n"}), "cell 2 declares it again in line 1"),
+        (notebook(first=BROKEN), "cell 1, line 2, tagged 'parameters', is not Python"),
         (notebook(first=TWICE), "cell 1 declares n in line 1 and in line 3"),
         (notebook({"source": 7}), "cell 2: "),
         (notebook({"source": "1", "outputs": "none"}), "no valid notebook|not a notebook"),
@@ -111,7 +131,7 @@ def test_a_byte_order_mark_is_no_fault(tmp_path):
         ({"cells": [1]}, "not a notebook"),
         ({"metadata": [], "cells": []}, "not a notebook"),
     ],
-    ids=range(13),
+    ids=range(14),
 )
 def test_what_is_wrong_is_said_with_its_cell(tmp_path, content, said):
     path = written(tmp_path, content)
