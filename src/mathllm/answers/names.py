@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from mathllm.answers.expressions import NoValueError
 from mathllm.answers.groups import CLOSING, OPENING, SEPARATORS
 from mathllm.answers.latex import Token
+from mathllm.answers.words import denies
 
 _EVALUATED = (r"\sum", r"\prod", r"\int", r"\lim", r"\iint", r"\oint", r"\bigcup", r"\bigcap")
 _DECORATION = re.compile(r"\^(?:\{-1\}|\*|\{\*\}|\{?\\prime\}?|\{\(\w+\)\})")
@@ -26,7 +27,7 @@ def check_name(side: list[Token]) -> None:
         raise NoValueError
     if side[0].text in _EVALUATED or _is_written_out(side):
         return
-    if side[0].text == "-":
+    if side[0].text == "-" or denies(side[0]) or denies(side[-1]):
         raise NoValueError
     groups = [False]  # whether each open group is an index or a function's bracket
     before = Token("sign", "")

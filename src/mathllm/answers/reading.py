@@ -97,7 +97,8 @@ def _statement(content: list[Token]) -> Reading:
     before, condition = cut_condition(content)
     if condition and all(token.kind == "word" for token in before):  # "For n = 3, 42"
         before, condition = cut_condition(after_condition(content))
-    pieces = split(bare(before), SEPARATORS, JOINING)
+    before = bare(before)
+    pieces = [before] if _names_several(before) else split(before, SEPARATORS, JOINING)
     readings = [_piece(piece) for piece in pieces if piece]
     if not readings:
         raise NoValueError
@@ -112,6 +113,16 @@ def _statement(content: list[Token]) -> Reading:
         found = readings[0]
     check_condition(condition, name)
     return found
+
+
+def _names_several(content: list[Token]) -> bool:
+    """The sum of m and n is 42: "and" stands inside of a name."""
+    texts = [token.text for token, depth in depths(content) if depth == 0]
+    verbs = [at for at, text in enumerate(texts) if text in EQUAL or text in IS]
+    if texts.count("and") != 1 or len(verbs) != 1 or {"or", *SEPARATORS} & set(texts):
+        return False
+    joined = texts.index("and")
+    return joined < verbs[0] and not {"of", "between"}.isdisjoint(texts[:joined])
 
 
 def _piece(content: list[Token]) -> Reading:

@@ -45,7 +45,12 @@ _AMOUNTS += ("length", "sum", "count", "score", "perimeter", "volume", "result",
 def changes(token: Token) -> bool:
     """Whether a word may make another number of the one beside it."""
     word = token.text.rstrip(".")
-    return token.kind == "word" and (word in _CHANGING or bool(_CHANGING_HAN.search(word)))
+    changing = denies(token) or word in _CHANGING or bool(_CHANGING_HAN.search(word))
+    return token.kind == "word" and changing
+
+
+def denies(token: Token) -> bool:
+    return token.text in ("not", "never", "cannot", "不") or token.text.endswith(("n't", "n’t"))
 
 
 def is_function(tokens: Sequence[Token], at: int) -> bool:
