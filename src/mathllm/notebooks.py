@@ -20,7 +20,9 @@ from mathllm.parameters import parse_parameters, read_declarations
 from mathllm.redaction import hide, known_secrets
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
-_LINE = re.compile(r"Cell In\[\d+\], line (\d+)")  # of the cell, in IPython's traceback
+# Of the cell, in IPython's traceback: as IPython counts, and behind a first line of %%time.
+_LINE = re.compile(r"Cell In\[\d+\], line (\d+)")
+_TIMED_LINE = re.compile(r"File <timed \w+>:(\d+)")
 _ATTACHED = re.compile(r"\battachment:([^\s)>\"']+)")
 _INJECTED = "injected-parameters"
 _ASKED = "StdinNotImplementedError"  # what a kernel raises where it may not ask
@@ -78,8 +80,8 @@ def run_notebook(notebook: Path, output: Path, pairs: Sequence[tuple[str, str]])
                 "getpass), and nobody is there: make what it asks for a parameter"
             ) from None
         traceback = "\n".join(fault.traceback)
-        line = _LINE.search(plain(traceback))
-        where = f"cell {number(fault.cell_index)}" + (f", line {line[1]}" if line else "")
+        line = _line(plain(traceback), fault.source)
+        where = f"cell {number(fault.cell_index)}" + (f", line {line}" if line else "")
         raise NotebookError(f"{traceback}\n{notebook}: {where}: {fault.ename}") from None
     except DeadKernelError:
         begun = [n for n, cell in enumerate(read_notebook(output).cells) if _has_begun(cell)]
@@ -89,6 +91,15 @@ def run_notebook(notebook: Path, output: Path, pairs: Sequence[tuple[str, str]])
         ) from None
     finally:
         _hide_secrets(output)
+
+
+def _line(traceback: str, source: str) -> int | None:
+    """The cell's line that raised; IPython does not count blank ones before the first."""
+    before = source[: len(source) - len(source.lstrip())].count("\n")
+    if timed := _TIMED_LINE.search(traceback):
+        return before + 1 + int(timed[1])
+    counted = _LINE.search(traceback)
+    return before + int(counted[1]) if counted else None
 
 
 def _hide_secrets(notebook: Path) -> None:

@@ -59,6 +59,8 @@ def test_what_is_read_of_standard_input_is_at_its_end(tmp_path):
     [
         ("x = 1\n1/0", "cell 2, line 2: ZeroDivisionError"),
         ("x = (1", "cell 2, line 1: SyntaxError"),
+        ("\n\nx = 1\n1/0", "cell 2, line 4: ZeroDivisionError"),
+        ("%%time\nx = 1\n1/0", "cell 2, line 3: ZeroDivisionError"),
         ("import os\nos.kill(os.getpid(), 9)", "cell 2: the notebook's process has ended"),
     ],
 )

@@ -40,6 +40,8 @@ _CHANGING_BEHIND = ("to", "root")  # 42 to 50, 2 to the tenth
 # Behind these it does not: "a total of 42".
 _AMOUNTS = ("total", "value", "answer", "maximum", "minimum", "max", "min", "remainder", "area")
 _AMOUNTS += ("length", "sum", "count", "score", "perimeter", "volume", "result", "cost")
+_EQUAL_TO = ("", "equal", "sum", "add", "amount", "come", "equivalent", "congruent", "simplify")
+_ALONE = ("times", "point")  # 42 times; 42 times two is another number
 
 
 def changes(token: Token) -> bool:
@@ -69,7 +71,9 @@ def label_end(tokens: Sequence[Token], at: int) -> int:
         if at < len(tokens) and tokens[at].kind == "sign" and tokens[at].text in (":", "."):
             words, at = [""], at + 1
     before, last = words[-2:] if len(words) > 1 else ("", "")
-    amount = (last == "of" and before in _AMOUNTS) or (last == "to" and before.endswith(("s", "l")))
+    amount = (last == "of" and before in _AMOUNTS) or (
+        last == "to" and (before in _EQUAL_TO or before.endswith("s"))
+    )
     called = bool(last) and at < len(tokens) and tokens[at].text == "("
     if called or (last in _CHANGING_NEXT and not amount):
         raise NoValueError
@@ -94,7 +98,7 @@ def _one_unit(tokens: Sequence[Token], at: int) -> int:
         return _bracket_end(tokens, at)  # 42 (ordered) pairs
     if not _is_unit(tokens, at) or (tokens[at].kind == "word" and is_function(tokens, at)):
         return at
-    if tokens[at].text != "times" or at + 1 < len(tokens):
+    if tokens[at].text not in _ALONE or at + 1 < len(tokens):
         _check(tokens[at])
     at = _exponent_end(tokens, at + 1)
     while at < len(tokens) and tokens[at].text == "/" and _is_unit(tokens, at + 1, quotient=True):
