@@ -23,7 +23,7 @@ from fractions import Fraction
 from mathllm.answers import reals, sympy_process
 from mathllm.answers.boxes import last_box
 from mathllm.answers.expressions import MAX_BITS, Real
-from mathllm.answers.extract import extract_answer
+from mathllm.answers.extract import behind_thinking, extract_answer
 from mathllm.answers.reading import Reading, rational_value, read
 from mathllm.answers.sympy_process import normal_text
 
@@ -64,7 +64,7 @@ def equivalent(answer: str, truth: str, seconds: float = 5.0) -> bool:
 def grade(text: str, truth: str, seconds: float = 5.0) -> bool:
     """Whether a solution's text gives the true answer, in its last box or, where there is
     no box, by a closing phrase with an integer."""
-    content = last_box(text)
+    content = last_box(behind_thinking(text))
     if content is None:
         bound = 1 << MAX_BITS
         value = extract_answer(text, -bound, bound)

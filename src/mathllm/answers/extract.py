@@ -24,6 +24,11 @@ _STATED = re.compile(
     r"(?:\s{0,9}(?:\Z|\n|<\|)|(?:(?<=[.!])|(?<=[.!]\*\*))\s)",
     re.ASCII,
 )
+# How models end their thinking, with their special tokens or without.
+_THOUGHT = re.compile(
+    r"</(?:\w{1,9}:)?think(?:ing)?>|\[/THINK\]|◁/think▷|<\|end_of_thought\|>"
+    r"|<\|channel\|>final|assistantfinal"
+)
 _PRINTED = re.compile(r"\s*([-+]?\d{1,1000})\s*", re.ASCII)
 
 
@@ -34,8 +39,10 @@ def extract_answer(
 
     A box that is still open at the end of the text does not count, and neither does an
     empty one ("put it in \\boxed{}"): the one before is taken. A last box that holds
-    something else than an integer in range is no answer, whatever stood before it.
+    something else than an integer in range is no answer, whatever stood before it. What a
+    model says after it has thought goes before its thoughts.
     """
+    text = behind_thinking(text)
     spoken = prose(text)
     content = last_box_of_prose(spoken)
     if content is not None:
@@ -45,6 +52,15 @@ def extract_answer(
     else:
         value = _unboxed_integer(text, spoken)
     return value if value is not None and low <= value <= high else None
+
+
+def behind_thinking(text: str) -> str:
+    """What a model says after it has thought, if an answer stands there; else all of the text."""
+    *thoughts, last = _THOUGHT.split(text)
+    behind = prose(last) if thoughts else ""
+    if last_box_of_prose(behind) is None and (mentions_box(behind) or not _stated(behind)):
+        return "\n".join([*thoughts, last])
+    return behind
 
 
 def _unboxed_integer(text: str, spoken: str) -> int | None:
@@ -60,9 +76,8 @@ def _unboxed_integer(text: str, spoken: str) -> int | None:
     phrase states anything, no program follows it, its block is closed, and its last line is
     one integer as Python prints it.
     """
-    phrases = list(_PHRASE.finditer(spoken))
-    if phrases:
-        stated = _STATED.match(spoken, phrases[-1].end())
+    if _PHRASE.search(spoken):
+        stated = _stated(spoken)
         return integer_value(stated["number"]) if stated else None
     last = next(reversed(list(blocks(text))), None)
     if last is None or last.language != "output" or not last.closed:
@@ -70,3 +85,9 @@ def _unboxed_integer(text: str, spoken: str) -> int | None:
     lines = last.body.strip().splitlines()
     printed = _PRINTED.fullmatch(lines[-1]) if lines else None
     return int(printed[1]) if printed else None
+
+
+def _stated(spoken: str) -> re.Match[str] | None:
+    """The number of the last closing phrase, where it ends its sentence or line."""
+    phrases = list(_PHRASE.finditer(spoken))
+    return _STATED.match(spoken, phrases[-1].end()) if phrases else None
