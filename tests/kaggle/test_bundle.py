@@ -285,6 +285,12 @@ def test_caches_of_a_weights_folder_stay_behind(own_weights: BundleSpec):
     assert not [name for name in vendor(own_weights) if ".cache" in name]
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="no such file system here")
+def test_a_place_that_takes_no_folders_is_named(order: BundleSpec):
+    with pytest.raises(BundleError, match=r"/proc takes no folders: give another --build"):
+        vendor(replace(order, build=Path("/proc/bundle")))
+
+
 def test_a_folder_that_holds_something_else_is_not_replaced(order: BundleSpec):
     order.build.mkdir()
     (order.build / "thesis.tex").write_text("years of work", encoding="utf-8")

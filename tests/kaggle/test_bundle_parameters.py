@@ -47,6 +47,12 @@ def rows_in_time(hours: float, limit: float) -> int:
     return CURRENT.problems
 
 
+@pytest.mark.parametrize("hours", [0.0, -1.0])
+def test_no_time_at_all(hours):
+    with pytest.raises(ParameterError, match=f"parameter hours is {hours}: give a number over 0"):
+        check(hours=hours)
+
+
 @pytest.mark.parametrize(
     ("machine", "hours", "words"),
     [
