@@ -24,7 +24,7 @@ class Wait:
 def waiting(text: str) -> Wait | None:
     """What a text that has stopped waits for; None where it does not wait."""
     text = text.rstrip()
-    ended = any(block.closed and block.end == len(text) for block in blocks(text))
+    ended = text.endswith(FENCE) and any(b.closed and b.end == len(text) for b in blocks(text))
     lengths = range(0 if ended else len(OUTPUT), -1, -1)  # of the output's fence
     begun = next(n for n in lengths if text.endswith(OUTPUT[:n]))
     head = text[: len(text) - begun].rstrip()
