@@ -36,6 +36,7 @@ _CHANGING_NEXT += ("ten", "eleven", "twelve", "twenty", "thirty", "forty", "fift
 _CHANGING_NEXT += ("seventy", "eighty", "ninety", "binary", "ternary", "octal", "hex")
 _CHANGING_NEXT += ("hexadecimal", "problem", "question", "equation", "eq", "theorem", "lemma")
 _CHANGING_NEXT += ("figure", "section", "page", "example", "exercise", "step", "case")
+_CHANGING_NEXT += ("fig", "eqn", "thm", "ref", "chapter", "on")
 _CHANGING_BEHIND = ("to", "root")  # 42 to 50, 2 to the tenth
 # Behind these it does not: "a total of 42".
 _AMOUNTS = ("total", "value", "answer", "maximum", "minimum", "max", "min", "remainder", "area")
