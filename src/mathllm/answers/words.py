@@ -9,39 +9,42 @@ from mathllm.answers.latex import FUNCTIONS, Token
 
 LOGARITHMS = ("log", "ln", "lg")
 
-# These make another number of the one beside them, or no number at all, on either side of it.
-_CHANGING = ("or", "and", "not", "than", "least", "most", "about", "approximately", "approx")
-_CHANGING += ("roughly", "around", "nearly", "almost", "under", "over", "above", "below", "none")
-_CHANGING += ("except", "less", "fewer", "unknown", "undefined", "undetermined", "cannot", "minus")
-_CHANGING += ("negative", "plus", "times", "squared", "cubed", "factorial", "choose", "mod")
-_CHANGING += ("modulo", "base", "point", "inverse", "double", "twice", "triple", "halved")
-_CHANGING += ("doubled", "tripled", "reduced", "increased", "decreased", "divided", "multiplied")
-_CHANGING += ("raised", "half", "halves", "quarter", "quarters", "thirds", "fourths", "fifths")
-_CHANGING += ("sixths", "sevenths", "eighths", "ninths", "tenths", "hundredths", "thousandths")
-_CHANGING += ("tens", "dozen", "dozens", "hundred", "hundreds", "thousand", "thousands", "million")
-_CHANGING += ("millions", "billion", "billions", "bn", "trillion", "trillions", "lakh", "lakhs")
-_CHANGING += ("crore", "crores", "googol")
+# What makes another number of the one beside it, or no number at all, on either side of it.
+_VAGUE = ("or", "and", "than", "least", "most", "about", "approximately", "approx", "roughly")
+_VAGUE += ("around", "nearly", "almost", "under", "over", "above", "below", "except", "less")
+_VAGUE += ("fewer", "none", "unknown", "undefined", "undetermined")
+_SCALES = ("half", "halves", "quarter", "quarters", "thirds", "fourths", "fifths", "sixths")
+_SCALES += ("sevenths", "eighths", "ninths", "tenths", "hundredths", "thousandths", "tens", "dozen")
+_SCALES += ("dozens", "hundred", "hundreds", "thousand", "thousands", "million", "millions")
+_SCALES += ("billion", "billions", "bn", "trillion", "trillions", "lakh", "lakhs", "crore")
+_SCALES += ("crores", "googol")
+_OPERATIONS = ("minus", "negative", "plus", "times", "squared", "cubed", "factorial", "choose")
+_OPERATIONS += ("mod", "modulo", "base", "point", "inverse", "double", "twice", "triple", "halved")
+_OPERATIONS += ("doubled", "tripled", "reduced", "increased", "decreased", "divided", "multiplied")
+_OPERATIONS += ("raised",)
+_CHANGING = frozenset(_VAGUE + _SCALES + _OPERATIONS)
 _CHANGING_HAN = re.compile(
     r"[十万亿半或约负倍除超无近]|百(?!分)|千(?![克米瓦])|余(?!数)|不(?!同)|左右|分之|至[少多]|最[少多]"
     r"|[大小多少高低]于|以[上下内]|多(?:[个名人]|$)"
     r"|的[平立]方|[平立]方根"
 )
-# These do it directly before a number only: "of 42", "root 16", "forty 2", "Problem 42".
-_CHANGING_NEXT = ("of", "to", "by", "but", "from", "per", "until", "till", "within", "without")
-_CHANGING_NEXT += ("beyond", "before", "past", "near", "circa", "ca", "excluding", "exceeds")
-_CHANGING_NEXT += ("exceeding", "versus", "vs", "no", "never", "neither", "root", "sqrt", "sin")
-_CHANGING_NEXT += ("cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "sinh", "cosh")
-_CHANGING_NEXT += ("tanh", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-_CHANGING_NEXT += ("ten", "eleven", "twelve", "twenty", "thirty", "forty", "fifty", "sixty")
-_CHANGING_NEXT += ("seventy", "eighty", "ninety", "binary", "ternary", "octal", "hex")
-_CHANGING_NEXT += ("hexadecimal", "problem", "question", "equation", "eq", "theorem", "lemma")
-_CHANGING_NEXT += ("figure", "section", "page", "example", "exercise", "step", "case")
-_CHANGING_NEXT += ("fig", "eqn", "thm", "ref", "chapter", "on")
-_CHANGING_BEHIND = ("to", "root")  # 42 to 50, 2 to the tenth
-# Behind these it does not: "a total of 42".
+# What does it directly before a number only: "of 42", "root 16", "forty 2", "Problem 42".
+_PREPOSITIONS = ("of", "to", "by", "but", "from", "per", "on", "until", "till", "within", "without")
+_PREPOSITIONS += ("beyond", "before", "past", "near", "circa", "ca", "excluding", "exceeds")
+_PREPOSITIONS += ("exceeding", "versus", "vs", "no", "neither")
+_FUNCTIONS = ("root", "sqrt", "sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos")
+_FUNCTIONS += ("arctan", "sinh", "cosh", "tanh")
+_NUMERALS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+_NUMERALS += ("eleven", "twelve", "twenty", "thirty", "forty", "fifty", "sixty", "seventy")
+_NUMERALS += ("eighty", "ninety", "binary", "ternary", "octal", "hex", "hexadecimal")
+_REFERENCES = ("problem", "question", "equation", "eq", "eqn", "theorem", "thm", "lemma", "figure")
+_REFERENCES += ("fig", "section", "chapter", "page", "ref", "example", "exercise", "step", "case")
+_CHANGING_BEFORE = frozenset(_PREPOSITIONS + _FUNCTIONS + _NUMERALS + _REFERENCES)
+# But a total of 42 is 42, and so is what is equal to 42.
 _AMOUNTS = ("total", "value", "answer", "maximum", "minimum", "max", "min", "remainder", "area")
 _AMOUNTS += ("length", "sum", "count", "score", "perimeter", "volume", "result", "cost")
 _EQUAL_TO = ("", "equal", "sum", "add", "amount", "come", "equivalent", "congruent", "simplify")
+_CHANGING_BEHIND = ("to", "root")  # 42 to 50, 2 to the tenth
 _ALONE = ("times", "point")  # 42 times; 42 times two is another number
 
 
@@ -76,7 +79,7 @@ def label_end(tokens: Sequence[Token], at: int) -> int:
         last == "to" and (before in _EQUAL_TO or before.endswith("s"))
     )
     called = bool(last) and at < len(tokens) and tokens[at].text == "("
-    if called or (last in _CHANGING_NEXT and not amount):
+    if called or (last in _CHANGING_BEFORE and not amount):
         raise NoValueError
     return at
 
