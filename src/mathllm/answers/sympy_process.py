@@ -28,6 +28,7 @@ _ARGUMENT = r"\s*(\{(?:[^{}]|\{[^{}]*\})*\}|\\[A-Za-z]+|[0-9A-Za-z])"
 _FRACTION = re.compile(r"\\[dtc]?frac(?![A-Za-z])" + _ARGUMENT + _ARGUMENT)
 _ROOT = re.compile(r"\\sqrt(?![A-Za-z])\s*(\\[A-Za-z]+|[0-9A-Za-z])")
 _UPRIGHT = re.compile(r"\\(?:mathrm|text|operatorname|rm)\s*\{\s*([ei])\s*\}")
+_BLACKBOARD = re.compile(r"\\mathbb\s*([A-Z])")
 _SPELT_PI = re.compile(r"(?<![\\A-Za-z{])pi(?![A-Za-z])|π")
 # Spaces, sizes and dollars mean nothing, but for the space that makes 1, 234 a pair.
 _NO_SENSE = re.compile(
@@ -69,6 +70,7 @@ def _braced(latex: str) -> str:
     TeX lets stand without: math-verify gives up on \\frac \\pi4."""
     if len(latex) > MAX_LATEX:
         return latex
+    latex = _BLACKBOARD.sub(r"\\mathbb{\1}", latex.replace(r"\varnothing", r"\emptyset"))
     latex = _SPELT_PI.sub(r"\\pi ", _UPRIGHT.sub(r"\1", latex))
     latex = _FRACTION.sub(lambda m: f"\\frac{_group(m[1])}{_group(m[2])}", latex)
     return _ROOT.sub(lambda m: f"\\sqrt{_group(m[1])}", latex)
