@@ -135,3 +135,8 @@ def test_the_competitions_own_files_are_read_whole() -> None:
     assert (len(reference), reference.columns) == (10, ["id", "problem", "answer"])
     assert reference.row(0, named=True)["id"] == "0e644e"
     assert reference.row(0, named=True)["answer"] == 336
+
+
+def test_a_device_is_no_file():
+    with pytest.raises(ProblemFileError, match="/dev/null: is no file"):
+        read_problems("/dev/null")

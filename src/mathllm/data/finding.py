@@ -27,7 +27,8 @@ def files_at(path: Path, split: str) -> list[Path]:
         raise DataError(
             f"{shown(str(path))} names no file ({reason(fault)}): give a file, folder or pattern"
         ) from None
-    raise DataError(f"{path} does not exist: give a file, a folder or a pattern")
+    what = "is no file" if path.exists() else "does not exist"
+    raise DataError(f"{path} {what}: give a file, a folder or a pattern")
 
 
 def files_in(folder: Path, split: str) -> list[Path]:

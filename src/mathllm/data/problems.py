@@ -69,7 +69,8 @@ def plain_csv(path: Path | str) -> bytes:
 def _read(path: Path) -> pl.DataFrame:
     """The columns of a file of problems, under their names, every one as text."""
     if not path.is_file():
-        what = "is a folder" if path.is_dir() else "does not exist"
+        there = "is a folder" if path.is_dir() else "is no file"
+        what = there if path.exists() else "does not exist"
         raise ProblemFileError(f"{path}: {what}; expected a CSV file with columns id, problem")
     try:
         table = open_table(path, otherwise=".csv")
