@@ -2,12 +2,13 @@
 
 import importlib.util
 import json
+import runpy
 import time
 from itertools import pairwise
 
 import pytest
 
-from helpers.paths import shared_file
+from helpers.paths import ROOT, shared_file
 from mathllm.answers import sympy_process
 from mathllm.answers.boxes import last_box
 from mathllm.answers.equivalent import grade
@@ -257,6 +258,7 @@ def test_every_real_box_is_found_and_is_equivalent_to_itself(solutions):
 @pytest.mark.data
 def test_real_boxes_give_an_integer_exactly_where_they_are_one_in_range(solutions):
     """By sympy on math-verify's parse, here in this process, against extract_answer."""
+    parsed_integer = runpy.run_path(str(ROOT / "benchmarks" / "answers.py"))["theirs"]
     misread = set()
     for solution in solutions:
         content = last_box(solution)
@@ -270,26 +272,6 @@ def test_real_boxes_give_an_integer_exactly_where_they_are_one_in_range(solution
             expected = None
         assert found == expected, content
     assert misread == set(MISREAD)
-
-
-def parsed_integer(content):
-    """The integer that math-verify's parse equals: of the value where a name stands before
-    it, of the number where a per cent sign stands after it. None of another equation."""
-    import sympy
-    from math_verify import LatexExtractionConfig, parse
-
-    config = [LatexExtractionConfig(boxed_match_priority=-1)]
-    latex = content.replace(r"\%", "")
-    readings = parse(f"${latex}$", config, parsing_timeout=None, fallback_mode="no_fallback")
-    value = readings[0] if readings else None
-    if isinstance(value, sympy.Equality):
-        value = value.rhs if value.lhs.is_Symbol or not value.lhs.free_symbols else None
-    if isinstance(value, sympy.FiniteSet) and len(value) == 1:
-        value = value.args[0]
-    value = value.doit() if isinstance(value, sympy.Expr) else None
-    if isinstance(value, sympy.Float):
-        value = sympy.Rational(str(value))
-    return int(value) if value is not None and value.is_Integer else None
 
 
 @pytest.mark.slow
