@@ -76,7 +76,6 @@ def test_hours_beyond_the_sessions_limit(machine, hours, words):
 @pytest.mark.parametrize(
     ("given", "kernels"),
     [
-        ({"hours": -1.0}, lambda: Budget(-3600.0, 900.0, 50)),
         ({"margin_minutes": 400.0}, lambda: Budget(5 * 3600.0, 24_000.0, 50)),
         ({"expected_problems": 0}, lambda: Budget(5 * 3600, 900, 0)),
         ({"top_p": 2.0}, lambda: SamplingConfig(top_p=2.0)),
