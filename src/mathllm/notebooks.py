@@ -33,7 +33,15 @@ _SHOWN += ("text/plain", "text/latex")
 
 
 class NotebookError(Exception):
-    """A cell raised something that is no mistake of the user's; the message is its traceback."""
+    """A cell raised something that is no mistake of the user's, or ended its process.
+
+    `summary` is one line: the cell, its line and the fault. The message ends with it, after
+    the cell's traceback.
+    """
+
+    def __init__(self, notebook: Path, summary: str, traceback: str = ""):
+        super().__init__(f"{traceback}\n{notebook}: {summary}".strip("\n"))
+        self.summary = summary
 
 
 def run_notebook(notebook: Path, output: Path, pairs: Sequence[tuple[str, str]]) -> None:
@@ -82,12 +90,14 @@ def run_notebook(notebook: Path, output: Path, pairs: Sequence[tuple[str, str]])
         traceback = "\n".join(fault.traceback)
         line = _line(plain(traceback), fault.source)
         where = f"cell {number(fault.cell_index)}" + (f", line {line}" if line else "")
-        raise NotebookError(f"{traceback}\n{notebook}: {where}: {fault.ename}") from None
+        said = f"{fault.ename}: {fault.evalue}".partition("\n")[0]
+        raise NotebookError(notebook, f"{where}: {said}", traceback) from None
     except DeadKernelError:
         begun = [n for n, cell in enumerate(read_notebook(output).cells) if _has_begun(cell)]
         raise NotebookError(
-            f"{notebook}: cell {number(begun[-1])}: the notebook's process has ended, killed or "
-            "out of memory: ask for less at a time"
+            notebook,
+            f"cell {number(begun[-1])}: the notebook's process has ended, killed or out of memory: "
+            "ask for less at a time",
         ) from None
     finally:
         _hide_secrets(output)

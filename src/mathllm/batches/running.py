@@ -55,7 +55,7 @@ def run(folder: Path) -> bool:
         status, message = FAILED, str(mistake)
     except notebooks.NotebookError as fault:
         print(fault, file=sys.stderr)
-        status, message = FAILED, _last_line(str(fault))
+        status, message = FAILED, fault.summary
     except Exception as fault:
         traceback.print_exc()
         status, message = FAILED, f"{type(fault).__name__}: {fault}"
@@ -84,12 +84,6 @@ def _run_step(folder: Path, step: dict[str, Any]) -> dict[str, Any]:
             if executed.is_file():
                 notebooks.export_html(executed)
     return metrics.read(recorded.parent)
-
-
-def _last_line(text: str) -> str:
-    """What a traceback ends with, without its colours."""
-    lines = [line for line in notebooks.plain(text).splitlines() if line.strip()]
-    return lines[-1].strip() if lines else "a cell failed"
 
 
 def _end_with_parent(folder: Path) -> None:
