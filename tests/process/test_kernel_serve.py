@@ -130,6 +130,16 @@ def test_a_request_that_cannot_be_read_keeps_its_ids_in_a_rerun(tmp_path, column
     assert reply.equals(pl.DataFrame({"id": ["a", "b"], "answer": [0, 0]}))
 
 
+@pytest.mark.parametrize("rerun", [True, False])
+def test_the_end_is_a_journals_last_line(tmp_path, rerun):
+    submission = submit(tmp_path, FakeSolver(), rerun)
+    submission.close("the gateway is done")
+    submission.tell("worker", pid=1, number=1)  # one that was on its way
+    events = read_journal(submission.journal.path)
+    assert events[-1]["event"] == "end"
+    assert events[-1]["cause"] == "the gateway is done"
+
+
 def test_values_by_name_are_taken(tmp_path):
     reply = submit(tmp_path, FakeSolver()).predict(problem=pl.Series(["xy"]), id=pl.Series(["a"]))
     assert reply.equals(pl.DataFrame({"id": ["a"], "answer": [2]}))

@@ -11,6 +11,7 @@ A process that is started again in the middle of a rerun finds its journal: the 
 from its first start, and problems that were answered are not solved twice.
 """
 
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -59,6 +60,7 @@ class Submission:
         self._report = report
         self._worker = (worker or Worker)(prepare, self.tell, strict=not rerun)
         self._answered = 0
+        self._telling, self._over = threading.Lock(), False
         # Seconds that the last problem was given, and those that it waited for the solver.
         self._allowance = self._waited = 0.0
         self.fault: BaseException | None = None
@@ -219,13 +221,20 @@ class Submission:
         )
 
     def tell(self, event: str, **values: Any) -> None:
-        """To the journal, and to whoever watches where it is of the loading."""
-        try:
-            self.journal.write(event, **values)
-        except OSError as error:
-            if not self.rerun:
-                raise
-            self._say(f"{event} cannot be recorded: {error}")
+        """To the journal, and to whoever watches where it is of the loading.
+
+        After "end" nothing: a worker may still be on its way.
+        """
+        with self._telling:
+            if self._over:
+                return
+            self._over = event == "end"
+            try:
+                self.journal.write(event, **values)
+            except OSError as error:
+                if not self.rerun:
+                    raise
+                self._say(f"{event} cannot be recorded: {error}")
         if event == "loaded":
             self._say(f"solver loaded in {values['seconds']:.1f} s")
         elif event == "fault":
