@@ -78,8 +78,7 @@ def test_state_lasts_for_a_session_and_no_longer(pool: SandboxPool) -> None:
         ("len(str(2**100000))", "30103"),
         ("display(sqrt(8))", "2*sqrt(2)"),
         ("'Σ ≤ \\ud800'", "'Σ ≤ \\ud800'"),
-        ("print('Σ \\ud800 ≤')", "Σ \ufffd ≤"),
-        ("print('\\ud83d\\ude00', end='\\udc00')", "\U0001f600\ufffd"),
+        ("print('Σ ≤ \U0001f600')", "Σ ≤ \U0001f600"),
         ("import warnings; warnings.warn('noise'); 5", "5"),
         (
             "import threading\nt = threading.Thread(target=print, args=(7,)); t.start(); t.join()",
@@ -95,6 +94,21 @@ def test_what_is_printed_and_the_last_value(
     assert result.ok, result.output
     assert result.fault is None
     assert output is None or result.output == output
+
+
+@pytest.mark.parametrize(
+    "code", ["print('\\ud800')", "print('Σ \\udc00 ≤')", "print('x' * 9000, '\\ud800')"]
+)
+def test_output_that_cannot_be_encoded_is_the_cells_error_and_no_more(
+    talk: SandboxSession, code: str
+) -> None:
+    talk.run("kept = 1")
+    result = talk.run(code)
+    assert not result.ok
+    assert result.fault is None
+    assert "UnicodeEncodeError: " in result.output
+    result.output.encode()
+    assert talk.run("print(kept)").output == "1"
 
 
 @pytest.mark.parametrize(

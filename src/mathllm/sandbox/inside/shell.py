@@ -37,6 +37,11 @@ class Tap(io.TextIOBase):
     def write(self, text: str) -> int:
         if not isinstance(text, str):
             raise TypeError(f"write() argument must be str, not {type(text).__name__}")
+        text.encode()  # raises for half a surrogate pair, as a terminal's own stream does
+        self.show(text)
+        return len(text)
+
+    def show(self, text: str) -> None:
         if head := text[: self._room]:
             self._stream.write(head)
             self._room -= len(head)
@@ -44,7 +49,6 @@ class Tap(io.TextIOBase):
             self._held += rest
             last = text[max(len(head), len(text) - self._tail_chars) :]
             self._tail = (self._tail + last)[-self._tail_chars :]
-        return len(text)
 
     def flush(self) -> None:
         self._stream.flush()
@@ -133,7 +137,7 @@ def _prepare(shell: Any, output_chars: int) -> None:
 
     def show_error(*_: object, **__: object) -> None:
         # In half of what is let through, so that the tail holds all of it.
-        tap.write(describe(sys.exc_info()[1], shell.user_global_ns)[: output_chars // 2] + "\n")
+        tap.show(describe(sys.exc_info()[1], shell.user_global_ns)[: output_chars // 2] + "\n")
         shell._last_traceback = []  # the reply carries the plain type and message
 
     shell.showtraceback = shell.showsyntaxerror = show_error
