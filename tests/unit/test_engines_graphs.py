@@ -17,7 +17,7 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from helpers import naive_decoding as naive
 from helpers.models import make_backbone, random_trm
-from mathllm.engines import Decoder, SamplingConfig, graphs, trm
+from mathllm.engines import Decoder, SamplingConfig, graphs, local
 from mathllm.engines.speculation import DraftLength
 
 
@@ -120,7 +120,7 @@ def waiting(names: list[str]) -> list[str]:
 
 
 def test_a_pass_asks_the_device_for_no_value(monkeypatch):
-    monkeypatch.setattr(trm, "packed", lambda model: model)  # oneDNN's have no fake ones
+    monkeypatch.setattr(local, "packed", lambda model: model)  # oneDNN's have no fake ones
     model = random_trm(make_backbone(), n=2, T=2, N_sup=2)
     lanes = Decoder(model, graphs=True).lanes(2, 20)
     columns = lanes.window(3)

@@ -8,10 +8,10 @@ import pytest
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from mathllm.engines import Decoder, SamplingConfig
+from mathllm.engines import Decoder, SamplingConfig, trm
 from mathllm.engines.batch import PromptBatch
+from mathllm.engines.local import _prefill
 from mathllm.engines.requests import Request
-from mathllm.engines.trm import _Job
 from mathllm.trm import RecursiveLM, TRMConfig
 
 QWEN = Qwen2Config(
@@ -55,15 +55,15 @@ def test_a_pass_keeps_to_its_device_and_asks_for_no_value(
     request = Request.of([[1] * 100, [2] * 60], config, None, QWEN.vocab_size, 4096, None)
     verdicts = []
 
-    def take(_job, rows, verdict, used, sure, k):
+    def take(rows, verdict, used, sure, k):
         verdicts.append((verdict, used, sure))
         return [k] * len(rows)
 
-    monkeypatch.setattr(_Job, "_add", take)
-    job = _Job(decoder, request)
+    monkeypatch.setattr(trm, "_add", take)
     with torch.inference_mode():
-        lanes = job._prefilled(request.rows)
-        job._pass(lanes, PromptBatch(request.rows, torch.device("meta")))
+        lanes = decoder.lanes(6, 100 + 40 + drafts)
+        _prefill(lanes, request.rows)
+        decoder.advance(lanes, PromptBatch(request.rows, torch.device("meta")))
     ((verdict, used, sure),) = verdicts
     for measured in (verdict.tokens, verdict.logprobs, verdict.entropy, used, sure):
         assert measured.shape == (6, drafts + 1)

@@ -3,6 +3,7 @@
 Needs no torch, so that whoever only asks an engine does not wait for it.
 """
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from threading import Event
@@ -82,6 +83,48 @@ class Completion:
     accepted: int = 0
 
 
+class Sample:
+    """A sample on its way: `completion` grows until it has a finish_reason.
+
+    `fault` is what broke a sample whose finish_reason is "fault". Whoever asked for it waits,
+    looks at what there is, or cancels it, from any thread.
+    """
+
+    def __init__(self, config: SamplingConfig) -> None:
+        self.config = config
+        self.completion = Completion()
+        self.fault: Exception | None = None
+        self._cancelled = False
+        self._over = Event()
+
+    @property
+    def done(self) -> bool:
+        return self.completion.finish_reason is not None
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Wait for its end, or so long; whether it has ended."""
+        return self._over.wait(seconds)
+
+    def cancel(self) -> None:
+        """End it soon; what it has stays."""
+        self._cancelled = True
+
+    def end(self, reason: FinishReason, fault: Exception | None = None) -> None:
+        """The engine's word that nothing more comes. The first one counts."""
+        if not self.done:
+            self.fault = fault
+            self.completion.finish_reason = reason
+            self._over.set()
+
+    def end_if_asked(self) -> None:
+        """End it if its deadline has passed or it was cancelled."""
+        config = self.config
+        if self._cancelled or (config.cancel is not None and config.cancel.is_set()):
+            self.end("cancelled")
+        elif config.deadline is not None and time.monotonic() >= config.deadline:
+            self.end("deadline")
+
+
 @dataclass
 class Progress:
     """What a callback is told after each pass. `completions` holds every sample, growing."""
@@ -98,29 +141,17 @@ OnPass = Callable[[Progress], None]
 
 
 class Engine(Protocol):
-    """What generates. A sample depends on its prompt, config and seed alone, never on what
-    else is asked in the same call."""
+    """What generates, sample by sample. A sample depends on its prompt, config and seed alone,
+    never on what else is asked meanwhile."""
 
     @property
     def max_positions(self) -> int:
         """Tokens of a prompt and its completion together, at most."""
 
-    def generate(
-        self,
-        prompts: Sequence[Sequence[int]],
-        config: SamplingConfig | Sequence[SamplingConfig],
-        seeds: Sequence[Sequence[int]] | None = None,
-        on_pass: OnPass | None = None,
-    ) -> list[list[Completion]]:
-        """`config.n` completions for each prompt of token ids, in the order of the prompts.
+    def start(self, prompt: Sequence[int], config: SamplingConfig, seed: int) -> Sample:
+        """Begin a sample from a prompt of token ids and return at once; `config.n` is not read.
 
-        `config` is one for all prompts or one each. `seeds[p][i]` seeds sample i of prompt
-        p; by default they count up from the (first) config's. `on_pass` is called whenever
-        tokens have come. A sample is cut at `max_positions`; one that breaks ends by "nan",
-        "memory" or "fault", with the tokens that it has.
-
-        Raises ParameterError for no prompts, an empty prompt, an id outside the vocabulary,
-        a prompt that leaves no position for a new token, and for configs or seeds that are
-        not one for each prompt or sample; MemoryLimitError where not even one row fits;
-        EngineError where the engine is away and no sample got anywhere.
+        It is cut at `max_positions`; one that breaks ends by "nan", "memory" or "fault", with
+        the tokens that it has. Raises ParameterError for an empty prompt, an id outside the
+        vocabulary, and a prompt that leaves no position for a new token.
         """

@@ -1,16 +1,10 @@
-"""Rows that are generated together: as tensors, and in groups that fit into memory."""
-
-import logging
-from collections.abc import Callable
+"""Rows that are generated together, as tensors."""
 
 import torch
 from torch import Tensor
 
-from mathllm.engines.memory import out_of_memory
 from mathllm.engines.requests import Row
 from mathllm.engines.sampling import Rules, random_numbers
-
-log = logging.getLogger(__name__)
 
 
 class PromptBatch:
@@ -36,7 +30,7 @@ class PromptBatch:
     @property
     def room(self) -> int:
         """Tokens that some row may still have."""
-        return max(row.limit - len(row.completion.tokens) for row in self.rows)
+        return max(row.room for row in self.rows)
 
     def uniform(self, count: int) -> Tensor:
         """Random numbers [B, count, 3] of the next tokens; past a row's limit, any."""
@@ -53,41 +47,3 @@ class PromptBatch:
         for place, row in enumerate(self.rows):
             seen[place, row.sequence] = True
         return seen.to(self._device)
-
-
-def in_groups(
-    rows: list[Row],
-    size: int,
-    run: Callable[[list[Row], int], None],
-    release: Callable[[], None] = lambda: None,
-) -> None:
-    """Run every row, at most `size` together; `run` gets a group and how many rows wait.
-
-    Where memory runs out, `release` is called and the rows that have not ended go on in
-    halves, from the tokens they have; a single row that does not fit ends.
-    """
-    groups = [rows[start : start + size] for start in range(0, len(rows), size)]
-    while groups:
-        group = groups.pop(0)
-        try:
-            run(group, sum(map(len, groups)))
-        except Exception as fault:
-            if not out_of_memory(fault):
-                raise
-            # Not in this block: the traceback holds on to what filled the memory.
-            cause = " ".join(str(fault).split())[:200]
-        else:
-            continue
-        release()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        left = [row for row in group if not row.done]
-        if len(left) == 1 and len(group) == 1:
-            left[0].completion.finish_reason = "memory"
-            log.warning("out of memory with one row, which ends: %s", cause)
-            continue
-        half = max(1, len(left) // 2)
-        log.warning(
-            "out of memory with %d rows, going on with %d at a time: %s", len(group), half, cause
-        )
-        groups[:0] = [left[start : start + half] for start in range(0, len(left), half)]

@@ -83,6 +83,11 @@ class Store:
         for whole in (self.keys, self.values):
             whole[:, target, :width] = whole[:, source, :width]
 
+    def clear(self, row: int, start: int) -> None:
+        """Zeros in a row's columns from `start` on: what another row left may be no numbers."""
+        for whole in (self.keys, self.values):
+            whole[:, row, start:] = 0
+
     def repeat_layers(self, source: slice, times: int, places: Tensor) -> None:
         """At these places, what the layers `source` hold goes to the `times` spans after them."""
         span = source.stop - source.start

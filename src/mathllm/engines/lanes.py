@@ -1,9 +1,9 @@
 """Rows in flight: where each stands in the caches, and passes of both networks over them.
 
-A lane is a row of the stores. Prompts lie right-aligned, padded on the left, so that all
-lanes begin to generate in the same column; from there on each lane keeps its own count of
-filled columns. A pass writes behind that count. `advance` moves it over what was accepted;
-the rest is overwritten by the next pass, which is all there is to a rollback.
+A lane is a row of the stores. Prompts that are filled together lie right-aligned, padded on the
+left; from there on each lane keeps its own count of filled columns. A pass writes behind that
+count. `advance` moves it over what was accepted; the rest is overwritten by the next pass, which
+is all there is to a rollback. Lanes leave and join between passes.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ WIDTH_STEP = 256  # columns: with graphs, the width that is read grows in such s
 class Lanes:
     """Caches for `rows` rows of `width` columns, of which the first `live` are in use.
 
-    With `graphs`, passes have few different shapes: the number of lanes that run is a power
+    `steps` supervision steps; 0: the backbone alone, without the recursion's caches. With `graphs`, passes have few different shapes: the number of lanes that run is a power
     of two, so that idle ones run along, and the width that is read grows in steps.
     """
 
@@ -41,6 +41,7 @@ class Lanes:
         self.model = model
         self.rows = rows
         self.width = width
+        self.settings = (steps, threshold)
         config, weight = model.config, model.halting.weight
         # One column more, for what is written in vain.
         sizes = (rows, width + 1, config.num_key_value_heads, config.head_size, weight.device)
@@ -58,8 +59,7 @@ class Lanes:
     @property
     def bytes(self) -> int:
         """What the caches take."""
-        stores = (self._backbone.store, self._recursion)
-        return sum(store.keys.nbytes + store.values.nbytes for store in stores)
+        return sum(store.keys.nbytes + store.values.nbytes for store in self._stores)
 
     @property
     def recorded(self) -> int:
@@ -68,7 +68,7 @@ class Lanes:
 
     def reset(self, live: int) -> None:
         """As new, for `live` rows: zeros, so that nothing of an earlier run is left."""
-        for store in (self._backbone.store, self._recursion):
+        for store in self._stores:
             store.keys.zero_()
             store.values.zero_()
         self.live = 0
@@ -117,7 +117,8 @@ class Lanes:
             chunk = tokens[:, start : start + size]
             columns = self.window(chunk.shape[1], replay=False)
             h, _ = self.feed(chunk, columns, replay=False)
-            self.refine(h, columns, may_halt=generated, replay=False)
+            if self.settings[0]:
+                self.refine(h, columns, may_halt=generated, replay=False)
             self.advance([chunk.shape[1]] * self.live)
         # Last first, so that none is overwritten before it was copied.
         for target in reversed(range(count)):
@@ -125,12 +126,43 @@ class Lanes:
                 self._move(source, target)
         self.live = count
 
+    @property
+    def _stores(self) -> tuple[Store, Store]:
+        return self._backbone.store, self._recursion
+
     def _move(self, source: int, target: int) -> None:
-        for store in (self._backbone.store, self._recursion):
+        for store in self._stores:
             store.copy_row(source, target, self._columns[source])
+            store.clear(target, self._columns[source])
         for values in (self._pad, self._filled, self._prompt_ends):
             values[target] = values[source].clone()
         self._columns[target] = self._columns[source]
+
+    def grown(self, rows: int, width: int) -> "Lanes":
+        """Lanes of so many rows and columns more, in the same state; without graphs."""
+        lanes = Lanes(self.model, rows, width, *self.settings)
+        for mine, new in zip(self._stores, lanes._stores, strict=True):
+            count = max(self._columns[: self.live], default=0)
+            new.keys[:, : self.live, :count] = mine.keys[:, : self.live, :count]
+            new.values[:, : self.live, :count] = mine.values[:, : self.live, :count]
+        for values in ("_pad", "_filled", "_prompt_ends"):
+            getattr(lanes, values)[: self.live] = getattr(self, values)[: self.live]
+        lanes._columns[: self.live] = self._columns[: self.live]
+        lanes.live = self.live
+        return lanes
+
+    def join(self, other: "Lanes", lane: int, prompt: int) -> None:
+        """One more lane, the last: the first `prompt` tokens of a lane of `other`, or of these."""
+        target, self.live = self.live, self.live + 1
+        pad = int(other._pad[lane])
+        for mine, theirs in zip(self._stores, other._stores, strict=True):
+            mine.keys[:, target, :prompt] = theirs.keys[:, lane, pad : pad + prompt]
+            mine.values[:, target, :prompt] = theirs.values[:, lane, pad : pad + prompt]
+            mine.clear(target, prompt)
+        self._pad[target] = 0
+        self._filled[target] = prompt
+        self._prompt_ends[target] = other._prompt_ends[lane] - pad
+        self._columns[target] = prompt
 
     def keep(self, places: list[int]) -> list[int]:
         """Go on with the lanes at these places only; gives them in their new order.

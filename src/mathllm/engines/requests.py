@@ -2,29 +2,25 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from mathllm.engines.base import Completion, OnPass, Progress, SamplingConfig
+from mathllm.engines.base import OnPass, Progress, Sample, SamplingConfig
 from mathllm.errors import ParameterError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-@dataclass(eq=False)
-class Row:
-    """A sample that grows. `limit` is how many tokens it may have.
+class Row(Sample):
+    """A sample that is generated here. `limit` is how many tokens it may have.
 
-    `random` [limit, 3] is made of the seed by whoever draws here, not at an endpoint.
+    `random` [limit, 3] is made of the seed by whoever draws.
     """
 
-    prompt: list[int]
-    config: SamplingConfig
-    limit: int
-    seed: int
-    completion: Completion = field(default_factory=Completion)
-    random: "Tensor | None" = None
+    def __init__(self, prompt: list[int], config: SamplingConfig, limit: int, seed: int) -> None:
+        super().__init__(config)
+        self.prompt, self.limit, self.seed = prompt, limit, seed
+        self.random: Tensor | None = None
 
     @property
     def sequence(self) -> list[int]:
@@ -32,19 +28,39 @@ class Row:
         return self.prompt + self.completion.tokens
 
     @property
-    def done(self) -> bool:
-        return self.completion.finish_reason is not None
+    def room(self) -> int:
+        """Tokens that it may still have."""
+        return self.limit - len(self.completion.tokens)
 
-    def add(self, token: int, logprob: float, entropy: float) -> None:
-        """One more token, and the end if it is one."""
+    def add(
+        self,
+        token: int,
+        logprob: float,
+        entropy: float,
+        broken: bool = False,
+        confidence: float | None = None,
+        steps: int = 0,
+    ) -> None:
+        """One more token, and the end if it is one; `broken`: its logits were no numbers.
+
+        A row that has ended takes none. `steps` are the supervision steps that it took.
+        """
+        if self.done:
+            return
         completion = self.completion
-        completion.tokens.append(token)
+        if broken:
+            self.end("nan")
+            return
+        completion.supervision_steps_used += steps
+        if confidence is not None:
+            completion.confidence.append(confidence)
         completion.logprobs.append(logprob)
         completion.entropy.append(entropy)
+        completion.tokens.append(token)
         if token in self.config.stop_ids or self._ends_in_stop_sequence():
-            completion.finish_reason = "stop"
+            self.end("stop")
         elif len(completion.tokens) == self.limit:
-            completion.finish_reason = "length"
+            self.end("length")
 
     def _ends_in_stop_sequence(self) -> bool:
         tokens = self.completion.tokens
@@ -52,14 +68,13 @@ class Row:
             tuple(tokens[-len(stop) :]) == tuple(stop) for stop in self.config.stop_sequences
         )
 
-    def end_if_asked(self) -> None:
-        """End a row whose deadline has passed or that was cancelled."""
-        if self.done:
-            return
-        if self.config.cancel is not None and self.config.cancel.is_set():
-            self.completion.finish_reason = "cancelled"
-        elif self.config.deadline is not None and time.monotonic() >= self.config.deadline:
-            self.completion.finish_reason = "deadline"
+
+def row_of(
+    prompt: Sequence[int], config: SamplingConfig, seed: int, vocabulary: int, max_positions: int
+) -> Row:
+    """One sample's row. Raises ParameterError as Engine.start."""
+    _check([prompt], vocabulary, max_positions)
+    return Row(list(prompt), config, min(config.max_new_tokens, max_positions - len(prompt)), seed)
 
 
 class Request:
@@ -72,7 +87,6 @@ class Request:
         self._on_pass = on_pass
         self._began = time.perf_counter()
         self._passes = 0
-        self._tokens = 0
 
     @classmethod
     def of(
@@ -109,40 +123,14 @@ class Request:
             rows += [Row(list(prompt), own, limit, seed) for seed in row_seeds]
         return cls(rows, counts, on_pass)
 
-    @property
-    def most_tokens(self) -> int:
-        """Of a row at most, prompt included."""
-        return max(len(row.prompt) for row in self.rows) + max(row.limit for row in self.rows)
-
-    def asked(self, rows: list[Row]) -> list[Row]:
-        """Ends rows that were cancelled or are late; gives those that go on."""
-        for row in rows:
-            row.end_if_asked()
-        return [row for row in rows if not row.done]
-
-    def add(self, row: Row, token: int, logprob: float, entropy: float, broken: bool) -> bool:
-        """One more token for a row that goes on; `broken`: its logits were no numbers.
-
-        Whether it was taken: a row that has ended takes none.
-        """
-        if row.done:
-            return False
-        if broken:
-            row.completion.finish_reason = "nan"
-            return False
-        row.add(token, logprob, entropy)
-        self._tokens += 1
-        return True
-
-    def passed(self, rows: list[Row], waiting: int) -> None:
+    def passed(self, rows: Sequence[Row], waiting: int) -> None:
         """A pass over these rows is done: tell whoever asked."""
         self._passes += 1
         if self._on_pass is not None:
             live = sum(not row.done for row in rows)
+            tokens = sum(len(row.completion.tokens) for row in self.rows)
             seconds = time.perf_counter() - self._began
-            self._on_pass(
-                Progress(self._passes, live, waiting, self._tokens, seconds, self.completions)
-            )
+            self._on_pass(Progress(self._passes, live, waiting, tokens, seconds, self.completions))
 
 
 def _check(prompts: Sequence[Sequence[int]], vocabulary: int, max_positions: int) -> None:
