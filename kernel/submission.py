@@ -40,9 +40,11 @@ n_samples: int = 4  # samples of a problem, which vote
 max_new_tokens: int = 256  # tokens of a sample, at most
 temperature: float = 0.7  # 0 is greedy
 top_p: float = 0.95  # nucleus
-wave: int = 0  # samples drawn before the votes are first looked at; 0: all at once
+parallel: int = 0  # samples that run side by side; 0: all
 voting: str = "majority"  # or entropy, tail_entropy, confidence, combined
 agreement: int = 0  # samples that agree and end a problem early; 0: only once it is decided
+lead: float = 0.0  # votes ahead of any other answer that end it early; 0: only once it is decided
+max_calls: int = 4  # programs that a sample may have run
 tool_kernels: int = 0  # Python kernels for programs that the model writes; 0: no tools
 endpoint: str = ""  # OpenAI-compatible server that generates, as http://127.0.0.1:8000/v1
 endpoint_model: str = ""  # its name there
@@ -51,6 +53,11 @@ cuda_graphs: bool = True  # False if recording them fails on the GPU at hand: sl
 hours: float = 5.0  # length of the session
 margin_minutes: float = 15.0  # kept free at its end
 expected_problems: int = 50  # that share the time; the gateway does not say how many come
+base_seconds: float = (
+    0.0  # kept for each problem to come, the rest is the next one's; 0: even shares
+)
+ceiling_seconds: float = 0.0  # of one problem, at most; 0: none
+hard_problems: int = 0  # that may take more than the even share, with base_seconds; 0: any number
 seed: int = 0  # with a problem's id it decides every sample
 bundle: str = ""  # what the notebook was vendored with; empty: not checked
 
@@ -67,12 +74,21 @@ settings = SolverSettings(
     max_new_tokens=max_new_tokens,
     temperature=temperature,
     top_p=top_p,
-    wave=wave,
+    parallel=parallel,
     voting=voting,
     agreement=agreement,
+    lead=lead,
+    max_calls=max_calls,
     seed=seed,
 )
-budget = Budget(hours * 3600, margin_minutes * 60, expected_problems)
+budget = Budget(
+    hours * 3600,
+    margin_minutes * 60,
+    expected_problems,
+    ceiling_seconds=ceiling_seconds or None,
+    base_seconds=base_seconds or None,
+    hard_problems=hard_problems or None,
+)
 engine = EngineSettings(tool_kernels, endpoint, endpoint_model, server, cuda_graphs)
 
 # %%

@@ -53,7 +53,7 @@ subjects: str = ""  # MATH's subjects to keep, with commas; empty: all
 integer_answers: bool = False  # keep only problems whose answer is an integer in 0…99999
 engines: str = "backbone,TRM"  # with commas, of: backbone, TRM, endpoint
 n_samples: int = 1  # samples of each problem; their vote is the engine's answer
-wave: int = 0  # as the kernel's: samples before the votes are first looked at; 0: all at once
+parallel: int = 0  # as the kernel's: samples that run side by side; 0: all
 voting: str = "majority"  # or entropy, tail_entropy, confidence, combined
 agreement: int = 0  # samples that agree and end a problem early; 0: only once it is decided
 tool_kernels: int = 0  # Python kernels for programs that the model writes; 0: no tools
@@ -95,7 +95,7 @@ settings = SolverSettings(
     max_new_tokens=max_new_tokens,
     temperature=temperature,
     top_p=top_p,
-    wave=wave,
+    parallel=parallel,
     voting=voting,
     agreement=agreement,
     seed=seed,
@@ -143,7 +143,7 @@ record(output, **{f"accuracy_{name.lower()}": rows["right"].mean() for name, row
 #
 # Shares in per cent, with intervals of 95 %: Wilson's for one sample a problem, else from
 # resampled problems. `vote` is the answer that most samples give; the tables by group count
-# what the solver would submit, by its waves and its way to vote.
+# what the solver would submit, by its rules to stop and to vote.
 
 # %%
 groups = [by for by in ("subject", "level") if problems.rows[by].is_not_null().any()]

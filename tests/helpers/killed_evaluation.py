@@ -9,6 +9,7 @@ from helpers.scripted import SETTINGS, Scripted, header, killed, make_problems, 
 from mathllm.evaluation.results import ResultFile
 from mathllm.evaluation.run import draw
 from mathllm.solving import Solver
+from mathllm.solving.dialects import ChatML
 
 
 def run(folder: Path, rows: int = 10**9) -> ResultFile:
@@ -23,7 +24,7 @@ def run(folder: Path, rows: int = 10**9) -> ResultFile:
     ids = problems.rows["id"].to_list()
     file = ResultFile(killed(folder), header(problems), ids, every_seconds=0)
     with file:
-        draw(Solver(Scripted(tokenizer), tokenizer, SETTINGS), problems.rows, file, 6, tell)
+        draw(Solver(Scripted(tokenizer), ChatML(tokenizer), SETTINGS), problems.rows, file, 6, tell)
     return file
 
 

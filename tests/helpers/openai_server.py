@@ -41,7 +41,7 @@ class Handler(BaseHTTPRequestHandler):
             max_new_tokens=body["max_tokens"],
             temperature=body["temperature"],
             top_p=body["top_p"],
-            seed=body["seed"],
+            seed=body.get("seed", 0),
             stop_ids=frozenset(body["stop_token_ids"]),
             stop_sequences=tuple(
                 tuple(state["tokenizer"](stop)["input_ids"]) for stop in body.get("stop", [])

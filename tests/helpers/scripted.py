@@ -10,6 +10,7 @@ import polars as pl
 
 from mathllm.data.arithmetic import generate
 from mathllm.engines import Completion
+from mathllm.engines.base import Sample
 from mathllm.evaluation.results import Header
 from mathllm.evaluation.sets import ProblemSet
 from mathllm.solving import SolverSettings
@@ -31,21 +32,42 @@ def make_problems(count: int = 10) -> ProblemSet:
     return ProblemSet("sums", "test", pl.DataFrame(rows, schema=schema, orient="row"))
 
 
-class Scripted:
-    """`script` maps a part of a prompt to a reply; without it, sums are answered by seed."""
+class Instant:
+    """An engine whose samples have ended when they are begun, with what `say` gives for them."""
 
     max_positions = 10_000
+
+    def say(self, prompt, config, seed) -> Completion:
+        raise NotImplementedError
+
+    def start(self, prompt, config, seed) -> Sample:
+        sample = Sample(config)
+        sample.completion = said = self.say(prompt, config, seed)
+        reason, said.finish_reason = said.finish_reason, None
+        sample.end(reason)
+        return sample
+
+
+def ask(engine, prompts, config, seeds=None):
+    """`config.n` samples of each prompt, all begun at once; the completions when all have ended."""
+    seeds = seeds or [range(config.seed, config.seed + config.n)] * len(prompts)
+    begun = [
+        [engine.start(prompt, config, seed) for seed in own]
+        for prompt, own in zip(prompts, seeds, strict=True)
+    ]
+    assert all(sample.wait(120) for own in begun for sample in own)
+    return [[sample.completion for sample in own] for own in begun]
+
+
+class Scripted(Instant):
+    """`script` maps a part of a prompt to a reply; without it, sums are answered by seed."""
 
     def __init__(self, tokenizer, script: dict[str, str] | None = None) -> None:
         self.tokenizer, self.script, self.asked = tokenizer, script, 0
 
-    def generate(self, prompts, config, seeds):
-        assert [own.n for own in config] == [len(own) for own in seeds]
-        self.asked += len(prompts)
-        return [
-            [self._sample(self.tokenizer.decode(prompt), seed) for seed in own]
-            for prompt, own in zip(prompts, seeds, strict=True)
-        ]
+    def say(self, prompt, _config, seed) -> Completion:
+        self.asked += 1
+        return self._sample(self.tokenizer.decode(prompt), seed)
 
     def _sample(self, text: str, seed: int) -> Completion:
         if self.script is not None:
@@ -79,6 +101,9 @@ class Printing:
     def run(self, code, _deadline=None):
         self.ran.append(code)
         return SimpleNamespace(output=self.output, fault=None)
+
+    def cancel(self):
+        """Nothing runs for long here."""
 
 
 def header(problems: ProblemSet, **settings) -> Header:

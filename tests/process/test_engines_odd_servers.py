@@ -19,6 +19,7 @@ from mathllm.engines.remote import RemoteEngine
 from mathllm.engines.server import Server, is_ready
 from mathllm.errors import ParameterError
 from mathllm.solving import EngineSettings, Solver, SolverSettings
+from mathllm.solving.dialects import ChatML
 
 LATE = 0.5  # seconds after a deadline that count as in time here: two busy cores
 
@@ -32,9 +33,21 @@ def engine(url: str, tokenizer) -> RemoteEngine:
     return RemoteEngine(url, "any", tokenizer, max_positions=1000)
 
 
+def asked(remote, n: int = 1, **config):
+    """Samples of one prompt; their fault where all of them broke."""
+    rows = [remote.start([1, 2, 3], SamplingConfig(**config), seed) for seed in range(n)]
+    assert all(row.wait(60) for row in rows)
+    if all(row.fault for row in rows):
+        raise rows[0].fault
+    return [row.completion for row in rows]
+
+
 def ask(url: str, tokenizer, n: int = 1, **config):
-    (samples,) = engine(url, tokenizer).generate([[1, 2, 3]], [SamplingConfig(n=n, **config)])
-    return samples
+    return asked(engine(url, tokenizer), n, **config)
+
+
+def solver_of(url: str, tokenizer, settings: SolverSettings, **options) -> Solver:
+    return Solver(engine(url, tokenizer), ChatML(tokenizer), settings, **options)
 
 
 @pytest.mark.parametrize("name", ENDLESS)
@@ -44,7 +57,8 @@ def test_a_sample_ends_at_its_deadline_whatever_the_server_sends(name, tokenizer
         with pytest.raises(EngineError):  # silence is seen before the deadline
             ask(url, tokenizer, deadline=began + 2.0)
         assert time.monotonic() - began < 2.0 + LATE
-    assert not [t for t in threading.enumerate() if t.name == "streams"]
+    time.sleep(0.2)
+    assert not [t for t in threading.enumerate() if t.name in ("streams", "stream")]
 
 
 @pytest.mark.parametrize("name", ["comments", "nothing", "headers that drip"])
@@ -71,16 +85,14 @@ def test_silence_leaves_the_spare_engine_most_of_the_time(tokenizer):
     class Spare:
         max_positions = 1000
 
-        def generate(self, _prompts, config, **_):
-            self.left = config[0].deadline - time.monotonic()
+        def start(self, _prompt, config, _seed):
+            self.left = config.deadline - time.monotonic()
             raise EngineError("enough")
 
     spare = Spare()
     with serving(ENDLESS["one token"]) as (url, _):
-        solver = Solver(
-            engine(url, tokenizer), tokenizer, SolverSettings(1), spare=spare, strict=False
-        )
-        solver.solve("p", "What is $1+1$?", 4.0)
+        options = {"spare": (spare, ChatML(tokenizer)), "strict": False}
+        solver_of(url, tokenizer, SolverSettings(1), **options).solve("p", "What is $1+1$?", 4.0)
     assert spare.left > 1.0
 
 
@@ -162,7 +174,7 @@ def test_samples_with_broken_probabilities_still_vote(broken, tokenizer):
     reply = event(token_ids=tokens, finish_reason="stop", logprobs=odd)
     with serving(say(STREAM, reply)) as (url, _):
         settings = SolverSettings(n_samples=4, voting="combined")
-        solution = Solver(engine(url, tokenizer), tokenizer, settings).solve("p", "$6·7$")
+        solution = solver_of(url, tokenizer, settings).solve("p", "$6·7$")
     assert solution.answer == 42
     assert json.loads(json.dumps(solution.votes, allow_nan=False))
 
@@ -178,14 +190,14 @@ def test_a_redirect_is_not_followed_and_nothing_else_is_asked(tokenizer, monkeyp
         monkeypatch.delenv("no_proxy", raising=False)
         monkeypatch.delenv("NO_PROXY", raising=False)
         moved = f"HTTP/1.1 307 Moved\r\nLocation: {elsewhere}/completions\r\n\r\n".encode()
-        with serving(say(moved)) as (url, asked):
+        with serving(say(moved)) as (url, seen):
             remote = RemoteEngine(url, "any", tokenizer, 1000, api_key="sesame")
             with pytest.raises(EngineError, match="status 307"):
-                remote.generate([[1]], [SamplingConfig()])
+                asked(remote)
             assert not is_ready(url)
         assert caught == []
-        assert b"secret" not in b"".join(asked)
-        assert b"c29tZWJvZHk6c2VjcmV0" not in b"".join(asked)  # both, as netrc would send them
+        assert b"secret" not in b"".join(seen)
+        assert b"c29tZWJvZHk6c2VjcmV0" not in b"".join(seen)  # both, as netrc would send them
 
 
 @pytest.mark.parametrize("name", ["nothing", "headers that drip"])
@@ -255,10 +267,10 @@ def test_a_key_that_is_none_is_refused_without_being_shown(key, tokenizer):
 
 
 def test_a_key_is_trimmed_and_sent(tokenizer):
-    with serving(say(STREAM, WHOLE)) as (url, asked):
+    with serving(say(STREAM, WHOLE)) as (url, seen):
         remote = RemoteEngine(url, "any", tokenizer, 1000, api_key=f" {SECRET}\n")
-        remote.generate([[1]], [SamplingConfig()])
-    assert f"Authorization: Bearer {SECRET}\r\n".encode() in asked[0]
+        asked(remote)
+    assert f"Authorization: Bearer {SECRET}\r\n".encode() in seen[0]
 
 
 def test_a_reply_without_headers_is_a_fault(tokenizer):
@@ -303,3 +315,72 @@ def test_numbers_beyond_every_float_count_as_unsure(tokenizer):
         (sample,) = ask(url, tokenizer)
     assert sample.logprobs == [0.0]
     assert sample.entropy == [pytest.approx(math.log(len(tokenizer)))]
+
+
+def refusing_seeds(connection, body):
+    if b'"seed"' in body:
+        connection.sendall(b"HTTP/1.1 400 Bad\r\n\r\nExtra inputs are not permitted: seed")
+    else:
+        say(STREAM, WHOLE)(connection, body)
+
+
+def dying_of_seeds(connection, body):
+    """As vLLM's CPU build: the request ends, and with it the server."""
+    if b'"seed"' in body:
+        connection.sendall(STREAM)
+    else:
+        say(STREAM, WHOLE)(connection, body)
+
+
+@pytest.mark.parametrize("answer", [refusing_seeds, dying_of_seeds])
+def test_a_server_that_takes_no_seed_is_asked_without_one_and_that_is_said(
+    answer, tokenizer, caplog
+):
+    with serving(answer) as (url, seen):
+        remote = engine(url, tokenizer)
+        samples = asked(remote, 4) + asked(remote, 2)
+    assert [sample.tokens for sample in samples] == [[5, 6]] * 6
+    assert len([text for text in caplog.messages if "with a seed" in text]) == 1
+    assert b'"seed"' not in seen[-1]
+
+
+def test_a_death_after_seeded_samples_is_not_blamed_on_the_seed(tokenizer, caplog):
+    turns = iter(range(10))
+
+    def answer(connection, body):
+        say(STREAM, *([WHOLE] if next(turns) == 0 else []))(connection, body)
+
+    with serving(answer) as (url, seen):
+        remote = engine(url, tokenizer)
+        assert len(asked(remote)) == 1
+        with pytest.raises(EngineError, match="ended before"):
+            asked(remote)
+    assert all(b'"seed"' in request for request in seen)
+    assert caplog.messages == []
+
+
+def test_greedy_samples_are_asked_for_without_a_seed(tokenizer):
+    with serving(say(STREAM, WHOLE)) as (url, seen):
+        asked(engine(url, tokenizer), temperature=0)
+    assert b'"seed"' not in seen[0]
+
+
+def test_a_server_that_answers_500_for_a_while_is_waited_for(tokenizer):
+    began = time.monotonic()
+
+    def answer(connection, body):
+        if time.monotonic() - began < 1.0:
+            connection.sendall(b"HTTP/1.1 500 No\r\n\r\nstarting")
+        else:
+            say(STREAM, WHOLE)(connection, body)
+
+    with serving(answer) as (url, _):
+        with pytest.raises(EngineError, match="status 500"):
+            ask(url, tokenizer, deadline=began + 20.0)
+        patient = RemoteEngine(url, "any", tokenizer, 1000, patience_seconds=10.0)
+        (sample,) = asked(patient, deadline=began + 20.0)
+        assert sample.tokens == [5, 6]
+        began = time.monotonic()
+        with pytest.raises(EngineError, match="status 500"):  # for no more than half of its time
+            asked(patient, deadline=began + 1.0)
+        assert time.monotonic() - began < 0.5 + LATE

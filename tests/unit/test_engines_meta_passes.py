@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from mathllm.engines import Decoder, SamplingConfig, trm
+from mathllm.engines import Decoder, SamplingConfig
 from mathllm.engines.batch import PromptBatch
 from mathllm.engines.local import _prefill
 from mathllm.engines.requests import Request
@@ -59,7 +59,7 @@ def test_a_pass_keeps_to_its_device_and_asks_for_no_value(
         verdicts.append((verdict, used, sure))
         return [k] * len(rows)
 
-    monkeypatch.setattr(trm, "_add", take)
+    monkeypatch.setattr("mathllm.engines.trm._add", take)
     with torch.inference_mode():
         lanes = decoder.lanes(6, 100 + 40 + drafts)
         _prefill(lanes, request.rows)

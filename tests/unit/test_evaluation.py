@@ -25,6 +25,7 @@ from mathllm.evaluation.engines import EngineSpec, open_engines, weights_digest
 from mathllm.evaluation.results import TOO_LONG, ResultFile
 from mathllm.evaluation.run import draw, judge
 from mathllm.solving import Solver, SolverSettings
+from mathllm.solving.dialects import ChatML
 from mathllm.solving.voting import WEIGHTS
 
 TINY = ROOT / "assets" / "tiny"
@@ -84,14 +85,14 @@ def test_a_problem_that_is_too_long_is_cut_as_the_solver_cuts_it_and_marked(toke
     )
     engine = Scripted(tokenizer)
     engine.max_positions = 200
-    solver = Solver(engine, tokenizer, GREEDY)
+    solver = Solver(engine, ChatML(tokenizer), GREEDY)
     file = ResultFile(tmp_path / "a.parquet", header(problems), long["id"])
     with file:
         draw(solver, long, file)
     found = file.rows.filter(pl.col("id") == "p2").row(0, named=True)
     assert found["finish_reason"] == TOO_LONG
     assert solver.solve("p2", found["problem"]).attempts[0].text == found["text"]
-    assert found["prompt"] == tokenizer.decode(solver.asked("p2", found["problem"]).prompt)
+    assert found["prompt"] == tokenizer.decode(solver.asked("p2", found["problem"]).begin().prompt)
     assert file.rows["finish_reason"].to_list().count("stop") == 3
 
 
@@ -119,20 +120,21 @@ def test_what_only_a_tool_knows_is_right_with_tools_alone(tokenizer, tmp_path):
 
 @pytest.mark.parametrize("voting", WEIGHTS)
 @pytest.mark.parametrize(
-    ("wave", "agreement", "sessions"), [(0, 0, 0), (2, 0, 0), (1, 2, 0), (0, 0, 2)]
+    ("parallel", "agreement", "sessions"), [(0, 0, 0), (2, 0, 0), (1, 2, 0), (0, 0, 2)]
 )
 def test_the_vote_is_what_the_solver_submits(
-    tokenizer, tmp_path, voting, wave, agreement, sessions
+    tokenizer, tmp_path, voting, parallel, agreement, sessions
 ):
     problems = make_problems(8)
     settings = SolverSettings(
-        n_samples=5, temperature=1.0, seed=2, voting=voting, wave=wave, agreement=agreement
+        n_samples=5, temperature=1.0, seed=2, voting=voting, parallel=parallel, agreement=agreement
     )
     tools = Printing("", sessions) if sessions else None
     rows = answered(tokenizer, Scripted(tokenizer), problems, tmp_path, settings, tools=tools)
     assert len(rows) == 40
     won = votes.voted(rows, settings, sessions)
-    solver = Solver(Scripted(tokenizer), tokenizer, settings, tools=tools)
+    dialect = ChatML(tokenizer, tools is not None)
+    solver = Solver(Scripted(tokenizer), dialect, settings, tools)
     solved = [solver.solve(*row) for row in problems.rows.select("id", "problem").rows()]
     assert won["answer"].to_list() == [str(solution.answer) for solution in solved]
     table = tables.method_table({"scripted": rows}, settings, sessions)

@@ -20,6 +20,7 @@ from mathllm.evaluation.results import HEADER, LATER, SCHEMA, ResultFile
 from mathllm.evaluation.run import draw
 from mathllm.solving import Solver
 from mathllm.solving.attempts import BrokenSampleError
+from mathllm.solving.dialects import ChatML
 from mathllm.solving.solver import sample_seed
 
 
@@ -38,7 +39,7 @@ def written(tmp_path, tokenizer, problems):
     """A whole result file of ten problems with three samples each."""
     path = tmp_path / "scripted.parquet"
     with ResultFile(path, header(problems, top_p=0.9), problems.rows["id"]) as file:
-        draw(Solver(Scripted(tokenizer), tokenizer, SETTINGS), problems.rows, file, 4)
+        draw(Solver(Scripted(tokenizer), ChatML(tokenizer), SETTINGS), problems.rows, file, 4)
     return path
 
 
@@ -83,7 +84,7 @@ def test_a_killed_evaluation_goes_on_with_the_same_rows(tmp_path):
 def test_problems_that_are_done_are_not_asked_again(written, tokenizer, problems):
     engine = Scripted(tokenizer)
     with ResultFile(written, header(problems, top_p=0.9), problems.rows["id"]) as file:
-        draw(Solver(engine, tokenizer, SETTINGS), problems.rows, file)
+        draw(Solver(engine, ChatML(tokenizer), SETTINGS), problems.rows, file)
     assert engine.asked == 0
     assert len(file.rows) == 30
 
@@ -126,18 +127,19 @@ def test_other_settings_are_refused_by_name_before_an_engine_is_opened(
 
 def test_a_batch_that_broke_is_not_kept_and_the_ones_before_are(tmp_path, tokenizer, problems):
     class Breaking(Scripted):
-        def generate(self, prompts, config, seeds):
-            completions = super().generate(prompts, config, seeds)
-            if self.asked > 6:
-                completions[0][1].finish_reason = "fault"
-            return completions
+        def say(self, prompt, config, seed):
+            completion = super().say(prompt, config, seed)
+            if self.asked == 20:
+                completion.finish_reason = "fault"
+            return completion
 
     path = tmp_path / "scripted.parquet"
+    solver = Solver(Breaking(tokenizer), ChatML(tokenizer), SETTINGS)
     with (
         pytest.raises(BrokenSampleError, match=r"of 6 samples ended 1 by 'fault'.*goes on"),
         ResultFile(path, header(problems), problems.rows["id"]) as file,
     ):
-        draw(Solver(Breaking(tokenizer), tokenizer, SETTINGS), problems.rows, file, batch_rows=6)
+        draw(solver, problems.rows, file, batch_rows=6)
     assert len(read_results(path)[1]) == 18
 
 

@@ -32,6 +32,7 @@ from mathllm.evaluation.statistics import wilson
 from mathllm.evaluation.tables import depth_curve, problem_times
 from mathllm.evaluation.votes import Samples, voting_curve
 from mathllm.solving import Solver
+from mathllm.solving.dialects import ChatML
 
 
 def made(right: dict[str, list[bool]], tokens: int = 10, **columns) -> pl.DataFrame:
@@ -402,7 +403,7 @@ def test_results_of_a_run_go_through_every_table(tmp_path):
     tokenizer, problems = make_tokenizer(), make_problems()
     file = ResultFile(tmp_path / "a.parquet", header(problems), problems.rows["id"])
     with file:
-        draw(Solver(Scripted(tokenizer), tokenizer, SETTINGS), problems.rows, file)
+        draw(Solver(Scripted(tokenizer), ChatML(tokenizer), SETTINGS), problems.rows, file)
     results = {"TRM": file.rows, "backbone": file.rows}
     assert len(tables.summary_table(results)) == 2
     assert len(tables.group_table(results, "level")) == 4

@@ -1,15 +1,11 @@
-import json
 import math
-import subprocess
-import sys
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers.paths import ROOT
 from mathllm.errors import ParameterError
-from mathllm.solving.budget import RESERVE_SHARE, Budget, next_wave
+from mathllm.solving.budget import RESERVE_SHARE, Budget
 
 
 class Clock:
@@ -240,71 +236,54 @@ def test_what_a_problem_leaves_goes_to_those_after_it(total, expected, share):
     assert budget.allowance() == pytest.approx(even + surplus, rel=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "size"),
-    [
-        ((0, 16, 4), 4),
-        ((4, 16, 4), 4),
-        ((8, 16, 4), 8),
-        ((12, 16, 4), 4),
-        ((16, 16, 4), 0),
-        ((0, 2, 4), 2),
-        ((0, 16, 4, None, None, 100.0), 4),  # nothing measured yet
-        ((0, 16, 4, 100.0, 1000.0, None), 4),  # no limit
-        ((0, 16, 4, 100.0, 1000.0, 100.0), 4),
-        ((0, 16, 4, 100.0, 1000.0, 29.0), 2),
-        ((0, 16, 4, 100.0, 1000.0, 5.0), 1),  # may be short
-        ((0, 16, 4, 0.0, 1000.0, 5.0), 1),
-        ((0, 16, 4, 100.0, 1000.0, 0.0), 0),
-        ((0, 16, 4, 100.0, 1000.0, -3.0), 0),
-        ((0, 16, 4, 1e300, 1e-300, math.inf), 4),
-    ],
+def test_with_a_base_the_first_may_take_what_leaves_the_base_for_the_others():
+    clock = Clock()
+    budget = Budget(1000, 0, 5, clock, ceiling_seconds=600, base_seconds=100)
+    assert budget.allowance() == 600  # the ceiling: 1000 less 4 bases
+    clock.now += 450
+    budget.finish()
+    assert budget.allowance() == 550 - 3 * 100
+    clock.now += 250
+    budget.finish()
+    assert [budget.allowance() for _ in range(2)] == [100, 100]  # the base, and what it leaves
+
+
+def test_a_base_that_is_more_than_the_even_share_is_that_share():
+    clock = Clock()
+    budget = Budget(100, 0, 10, clock, base_seconds=1000)
+    assert budget.allowance() == pytest.approx(10)
+
+
+def test_after_the_quota_of_hard_problems_shares_are_even():
+    clock = Clock()
+    budget = Budget(1000, 0, 10, clock, base_seconds=50, hard_problems=1)
+    assert budget.allowance() == 1000 - 9 * 50
+    clock.now += 20  # no hard one
+    budget.finish()
+    assert budget.allowance() == 980 - 8 * 50
+    clock.now += 200
+    budget.finish()
+    assert budget.allowance() == pytest.approx(780 / 8)
+
+
+@given(
+    st.integers(1, 60),
+    st.floats(0, 1000),
+    st.none() | st.integers(0, 20),
+    st.lists(st.floats(0, 1), min_size=60, max_size=60),
 )
-def test_the_next_wave(arguments, size):
-    assert next_wave(*arguments) == size
+def test_no_base_and_no_quota_makes_a_run_late(expected, base, hard, shares):
+    budget, clock = started(18_000, 900, expected, base_seconds=base, hard_problems=hard)
+    begin = clock.now
+    for share in shares:
+        clock.now += share * budget.allowance()
+        budget.finish()
+    assert clock.now - begin <= 18_000
 
 
 @pytest.mark.parametrize(
-    ("arguments", "name"),
-    [
-        ((-1, 16, 4), "drawn"),
-        ((0, 0, 4), "n_samples"),
-        ((0, 16, 0), "first"),
-        ((0, 16, 4, -1.0), "tokens_per_second"),
-        ((0, 16, 4, math.nan), "tokens_per_second"),
-        ((0, 16, 4, 1.0, 0.0), "usual_tokens"),
-        ((0, 16, 4, 1.0, math.nan), "usual_tokens"),
-        ((0, 16, 4, 1.0, 1.0, math.nan), "seconds"),
-    ],
+    "wrong", [{"base_seconds": -1.0}, {"base_seconds": math.nan}, {"hard_problems": 3}]
 )
-def test_impossible_waves_are_refused_by_name(arguments, name):
-    with pytest.raises(ParameterError, match=name):
-        next_wave(*arguments)
-
-
-COUNTS = st.integers(1, 100)
-
-
-@given(COUNTS, COUNTS, st.none() | st.floats(0, 1e5), st.none() | st.floats(1, 1e5), SECONDS)
-def test_waves_draw_all_samples_while_there_is_time(n_samples, first, rate, usual, seconds):
-    drawn = waves = 0
-    while size := next_wave(drawn, n_samples, first, rate, usual, seconds):
-        assert size <= max(first, drawn)
-        if rate is not None and usual is not None and size > 1:
-            assert size * usual <= seconds * rate * (1 + 1e-9)  # they end before the deadline
-        drawn += size
-        waves += 1
-    assert drawn == (n_samples if seconds > 0 else 0)
-    assert waves >= (seconds > 0)
-
-
-@pytest.mark.process
-def test_simulated_runs_are_never_late_and_use_their_time(tmp_path):
-    script = ROOT / "benchmarks" / "budget.py"
-    out = tmp_path / "budget.json"
-    subprocess.run([sys.executable, script, "--runs", "20", "--out", out], check=True, timeout=120)
-    for scenario in json.loads(out.read_text())["scenarios"]:
-        ours = scenario["policies"]["budget"]
-        assert ours["late_runs"] == 0, scenario["name"]
-        if scenario["all_time_wanted"]:
-            assert min(ours["used"].values()) >= 0.97, scenario["name"]
+def test_a_base_or_a_quota_that_cannot_be_is_refused_by_name(wrong):
+    with pytest.raises(ParameterError, match=next(iter(wrong))):
+        Budget(1000, 0, 5, **wrong)

@@ -1,13 +1,15 @@
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
 from helpers.models import make_backbone, write_weights
+from helpers.scripted import Instant
 from mathllm.data.chat import END_OF_TURN, end_of_turn_id, padding_id, prompt_ids, prompt_text
 from mathllm.engines import BackboneDecoder, Completion, SamplingConfig
 from mathllm.errors import ParameterError, WeightsError
 from mathllm.solving import Solver, SolverSettings, load_solver
+from mathllm.solving.dialects import ChatML
 from mathllm.solving.solver import sample_seed
 from mathllm.tiny.tokenizer import train_tokenizer
 from mathllm.trm import RecursiveLM, TRMConfig, save_checkpoint
@@ -19,8 +21,8 @@ def tokenizer():
 
 
 @dataclass
-class ScriptedEngine:
-    """Answers with given texts and keeps what it was asked."""
+class ScriptedEngine(Instant):
+    """Answers with given texts, one a seed, and keeps what it was asked."""
 
     tokenizer: object
     texts: list[str]
@@ -28,21 +30,37 @@ class ScriptedEngine:
     calls: list[tuple] = field(default_factory=list)
     max_positions: int = 10_000
 
-    def generate(self, prompts, config, seeds=None):
-        (config,) = config
-        self.calls.append((prompts, config, seeds))
-        completions = []
-        for text in self.texts:
-            tokens = self.tokenizer(text + END_OF_TURN, add_special_tokens=False)["input_ids"]
-            entropy = [0.5] * (len(tokens) - 1) + [0.0]
-            completions.append(
-                Completion(tokens, [0.0] * len(tokens), entropy, finish_reason=self.finish_reason)
-            )
-        return [completions]
+    def say(self, prompt, config, seed):
+        self.calls.append((prompt, config, seed))
+        number = next(i for i in range(99) if seed == sample_seed(0, "abc123", i))
+        tokens = self.tokenizer(self.texts[number] + END_OF_TURN, add_special_tokens=False)
+        tokens = tokens["input_ids"]
+        entropy = [0.5] * (len(tokens) - 1) + [0.0]
+        return Completion(tokens, [0.0] * len(tokens), entropy, finish_reason=self.finish_reason)
+
+
+@dataclass
+class Saying(Instant):
+    """Says the same in every sample; keeps how it was asked."""
+
+    tokenizer: object
+    text: str = r"\boxed{2}"
+    finish_reason: str = "stop"
+    calls: list[tuple] = field(default_factory=list)
+    max_positions: int = 10_000
+
+    def say(self, prompt, config, seed):
+        self.calls.append((prompt, config, seed))
+        tokens = self.tokenizer(self.text, add_special_tokens=False)["input_ids"]
+        return Completion(tokens, [], [0.5] * len(tokens), finish_reason=self.finish_reason)
+
+
+def solver_of(engine, settings=None, **options):
+    return Solver(engine, ChatML(engine.tokenizer), settings, **options)
 
 
 def solve(engine, settings=None, problem="What is $1+1$?", **options):
-    solver = Solver(engine, engine.tokenizer, settings or SolverSettings(n_samples=4))
+    solver = solver_of(engine, settings or SolverSettings(n_samples=4))
     return solver.solve("abc123", problem, **options)
 
 
@@ -71,24 +89,24 @@ def test_without_a_valid_vote_zero_stands_in_and_the_reason_says_so(tokenizer):
 
 
 def test_an_empty_completion_is_an_attempt_without_an_answer(tokenizer):
-    class Silent:
-        max_positions = 10_000
+    class Silent(Instant):
+        def say(self, *_):
+            return Completion(finish_reason="deadline")
 
-        def generate(self, _prompts, config, **_):
-            return [[Completion(finish_reason="deadline")] * own.n for own in config]
-
-    solution = Solver(Silent(), tokenizer, SolverSettings(n_samples=2)).solve("a", "What?")
+    solution = Solver(Silent(), ChatML(tokenizer), SolverSettings(n_samples=2)).solve("a", "What?")
     assert solution.answer == 0
     assert [(a.text, a.mean_entropy) for a in solution.attempts] == [("", 0.0)] * 2
 
 
 def test_the_settings_reach_the_engine(tokenizer):
-    engine = ScriptedEngine(tokenizer, [r"\boxed{2}"] * 3)
-    solve(engine, SolverSettings(3, 99, temperature=0.3, top_p=0.8, seed=5))
-    ((prompts, config, seeds),) = engine.calls
-    assert prompts == [prompt_ids(tokenizer, "What is $1+1$?")]
-    assert config == SamplingConfig(
-        n=3,
+    engine = Saying(tokenizer)
+    settings = SolverSettings(3, 99, temperature=0.3, top_p=0.8, seed=5, parallel=1)
+    solve(engine, settings)
+    assert {tuple(prompt) for prompt, _, _ in engine.calls} == {
+        tuple(prompt_ids(tokenizer, "What is $1+1$?"))
+    }
+    assert engine.calls[0][1] == SamplingConfig(
+        n=1,
         max_new_tokens=99,
         temperature=0.3,
         top_p=0.8,
@@ -96,17 +114,14 @@ def test_the_settings_reach_the_engine(tokenizer):
         stop_ids=frozenset({end_of_turn_id(tokenizer), padding_id(tokenizer)}),
         deadline=None,
     )
-    assert seeds == [[sample_seed(5, "abc123", index) for index in range(3)]]
+    assert [seed for _, _, seed in engine.calls] == [
+        sample_seed(5, "abc123", index)
+        for index in range(2)  # then it is decided
+    ]
 
 
 def test_the_seconds_become_the_engines_deadline(tokenizer):
-    engine = ScriptedEngine(tokenizer, [r"\boxed{2}"])
-    Solver(engine, tokenizer, SolverSettings(1), clock=lambda: 100.0).solve("a", "?", seconds=7)
-    assert engine.calls[0][1].deadline == 107.0
-
-
-def test_the_default_clock_is_the_engines(tokenizer):
-    engine = ScriptedEngine(tokenizer, [r"\boxed{2}"])
+    engine = Saying(tokenizer)
     before = time.monotonic()
     solve(engine, SolverSettings(1), seconds=7)
     assert before + 7 <= engine.calls[0][1].deadline <= time.monotonic() + 7
@@ -122,8 +137,8 @@ def test_seeds_depend_on_run_problem_and_sample_alone():
 
 def test_problems_in_another_order_get_the_same_seeds(tokenizer):
     def seeds_of(order):
-        engine = ScriptedEngine(tokenizer, [r"\boxed{2}"] * 2)
-        solver = Solver(engine, tokenizer, SolverSettings(2))
+        engine = Saying(tokenizer)
+        solver = solver_of(engine, SolverSettings(1))
         return {name: solver.solve(name, "?") and engine.calls[-1][2] for name in order}
 
     assert seeds_of(["a", "b", "c"]) == seeds_of(["c", "a", "b"])
@@ -131,21 +146,21 @@ def test_problems_in_another_order_get_the_same_seeds(tokenizer):
 
 @pytest.mark.parametrize("room", [40, 256])
 def test_new_tokens_are_cut_to_what_the_backbone_has_left(tokenizer, room):
-    engine = ScriptedEngine(tokenizer, [r"\boxed{2}"] * 4)
+    engine = Saying(tokenizer)
     prompt = prompt_ids(tokenizer, "What is $1+1$?")
     engine.max_positions = len(prompt) + room
-    solve(engine, SolverSettings(4, max_new_tokens=1000))
-    ((prompts, config, _),) = engine.calls
-    assert prompts == [prompt]
+    solve(engine, SolverSettings(1, max_new_tokens=1000))
+    ((asked, config, _),) = engine.calls
+    assert asked == prompt
     assert config.max_new_tokens == room
 
 
 def test_a_prompt_that_is_too_long_keeps_its_head_and_the_assistants_turn(tokenizer):
-    engine = ScriptedEngine(tokenizer, [r"\boxed{2}"] * 4)
+    engine = Saying(tokenizer)
     engine.max_positions = 400
     problem = "What is $1+1$? " + "x" * 100_000
-    solution = solve(engine, SolverSettings(4, max_new_tokens=256), problem)
-    (((prompt,), config, _),) = engine.calls
+    solution = solve(engine, SolverSettings(1, max_new_tokens=256), problem)
+    ((prompt, config, _),) = engine.calls
     assert len(prompt) + config.max_new_tokens == engine.max_positions
     assert config.max_new_tokens == 100
     text = tokenizer.decode(prompt)
@@ -154,15 +169,15 @@ def test_a_prompt_that_is_too_long_keeps_its_head_and_the_assistants_turn(tokeni
     assert text.endswith("x" + END_OF_TURN + ending)
     assert whole.startswith(text.removesuffix(END_OF_TURN + ending))
     assert solution.answer == 2
-    assert solution.reason.startswith("4 of 4 votes; prompt cut from 100")
+    assert solution.reason.startswith("1 of 1 votes; prompt cut from 100")
     assert solution.reason.endswith("to 300 tokens")
 
 
 def test_a_backbone_of_very_few_positions_still_gets_a_prompt_that_fits(tokenizer):
-    engine = ScriptedEngine(tokenizer, [r"\boxed{2}"] * 4)
+    engine = Saying(tokenizer)
     engine.max_positions = 4
-    solve(engine)
-    (((prompt,), config, _),) = engine.calls
+    solve(engine, SolverSettings(1))
+    ((prompt, config, _),) = engine.calls
     assert len(prompt) + config.max_new_tokens == 4
     assert config.max_new_tokens >= 1
 
@@ -171,13 +186,12 @@ def test_a_backbone_of_very_few_positions_still_gets_a_prompt_that_fits(tokenize
     "problem", ["", " ", "\x00\x07\x1b[31m", "\\boxed{", "𝔸" * 500, "\r\n" * 500, END_OF_TURN]
 )
 def test_any_problem_text_is_solved(tokenizer, problem):
-    engine = ScriptedEngine(tokenizer, [r"\boxed{2}"] * 4)
-    engine.max_positions = 300
+    engine = Saying(tokenizer, max_positions=300)
     assert solve(engine, problem=problem).answer == 2
 
 
 def test_the_answer_range_is_the_settings(tokenizer):
-    engine = ScriptedEngine(tokenizer, [r"\boxed{1000}"] * 4)
+    engine = Saying(tokenizer, r"\boxed{1000}")
     assert solve(engine, SolverSettings(answer_max=999)).answer == 0
     assert solve(engine, SolverSettings(answer_max=1000)).answer == 1000
 
@@ -188,7 +202,7 @@ def test_the_answer_range_is_the_settings(tokenizer):
 )
 def test_settings_out_of_range_are_refused_before_the_first_problem(tokenizer, setting, value):
     with pytest.raises(ParameterError):
-        Solver(None, tokenizer, SolverSettings(**{setting: value}))
+        Solver(None, ChatML(tokenizer), SolverSettings(**{setting: value}))
 
 
 def test_a_missing_weights_folder_is_named(tmp_path):
@@ -255,104 +269,98 @@ def test_a_trm_that_cannot_be_loaded_leaves_the_plain_backbone_in_a_rerun(tmp_pa
 
 
 @dataclass
-class Breaking:
-    """An engine that breaks as often as it is told, then answers."""
+class Breaking(Saying):
+    """An engine whose first `faults` samples break."""
 
-    tokenizer: object
-    faults: int
-    asked: list[int] = field(default_factory=list)
-    max_positions: int = 10_000
+    text: str = r"\boxed{5}"
+    faults: int = 0
 
-    def generate(self, prompts, config, seeds=None):
-        self.asked.append(config[0].n)
-        if len(self.asked) <= self.faults:
+    def say(self, prompt, config, seed):
+        said = super().say(prompt, config, seed)
+        if len(self.calls) <= self.faults:
             raise RuntimeError("broke")
-        return ScriptedEngine(self.tokenizer, [r"\boxed{5}"] * config[0].n).generate(
-            prompts, config, seeds
-        )
+        return said
 
 
 @pytest.mark.parametrize(
-    ("faults", "asked", "spare_asked", "answer", "words"),
+    ("faults", "asked", "spare_asked", "words"),
     [
-        (0, [4], [], 5, []),
-        (1, [4, 2], [], 5, ["trying 2 samples"]),
-        (2, [4, 2, 1], [], 5, ["trying 2", "trying 1"]),
-        (9, [4, 2, 1], [2], 5, ["trying 2", "trying 1", "trying 2 of Breaking"]),
+        (0, [4], [], []),
+        (4, [4, 2], [], ["trying 2 samples without tools"]),
+        (6, [4, 2, 1], [], ["trying 2 samples", "trying 1 sample without"]),
+        (9, [4, 2, 1], [2], ["trying 2", "trying 1", "trying 2 samples of Breaking"]),
     ],
 )
-def test_after_a_fault_less_is_tried(tokenizer, faults, asked, spare_asked, answer, words):
-    engine, spare = Breaking(tokenizer, faults), Breaking(tokenizer, 0)
-    solver = Solver(engine, tokenizer, SolverSettings(), spare=spare, strict=False)
+def test_after_a_fault_less_is_tried(tokenizer, faults, asked, spare_asked, words):
+    engine, spare = Breaking(tokenizer, faults=faults), Breaking(tokenizer)
+    settings = SolverSettings()
+    solver = solver_of(engine, settings, spare=(spare, ChatML(tokenizer)), strict=False)
     solution = solver.solve("a", "What?")
-    assert (engine.asked, spare.asked, solution.answer) == (asked, spare_asked, answer)
+    assert solution.answer == 5
+    assert len(spare.calls) == sum(spare_asked)
+    assert sum(asked) - 1 <= len(engine.calls) <= sum(asked)  # the last may not be needed
     assert len(solution.faults) == len(words)
     for fault, word in zip(solution.faults, words, strict=True):
-        assert fault.startswith("RuntimeError: broke; ")
+        assert "(RuntimeError: broke); " in fault
         assert word in fault
 
 
 def test_when_nothing_is_left_the_votes_at_hand_decide_or_zero(tokenizer):
-    class Twice(Breaking):
-        def generate(self, prompts, config, seeds=None):
-            if len(self.asked) == 1:
-                self.faults = 9
-            return super().generate(prompts, config, seeds)
+    class Later(Breaking):
+        def say(self, prompt, config, seed):
+            self.faults = 0 if len(self.calls) < 2 else 9
+            return super().say(prompt, config, seed)
 
-    solver = Solver(
-        Twice(tokenizer, 0), tokenizer, SolverSettings(n_samples=5, wave=2), strict=False
-    )
-    solution = solver.solve("a", "What?")
+    settings = SolverSettings(n_samples=5, parallel=1)
+    solution = solver_of(Later(tokenizer), settings, strict=False).solve("a", "What?")
     assert solution.answer == 5
-    assert solution.faults == ["RuntimeError: broke; the 2 samples at hand decide"]
-    empty = Solver(Breaking(tokenizer, 9), tokenizer, SolverSettings(), strict=False)
+    assert solution.faults == ["of 4 samples ended 2 by 'fault' (RuntimeError: broke)"]
+    empty = solver_of(Breaking(tokenizer, faults=99), strict=False)
     assert empty.solve("a", "What?").answer == 0
     assert empty.solve("a", "What?").faults[-1].endswith("nothing is left to try")
 
 
 @pytest.mark.parametrize("reason", ["fault", "memory", "nan"])
 def test_a_sample_that_broke_ends_a_commit_run_and_is_noted_in_a_rerun(tokenizer, reason):
-    engine = ScriptedEngine(tokenizer, [r"\boxed{5}"] * 4, finish_reason=reason)
-    with pytest.raises(RuntimeError, match=f"of 4 samples ended 4 by '{reason}'"):
-        Solver(engine, tokenizer).solve("a", "What?")
-    solution = Solver(engine, tokenizer, strict=False).solve("a", "What?")
+    engine = Saying(tokenizer, r"\boxed{5}", reason)
+    with pytest.raises(RuntimeError, match=f"of 1 samples ended 1 by '{reason}'"):
+        solver_of(engine, SolverSettings(1)).solve("a", "What?")
+    solution = solver_of(engine, SolverSettings(1), strict=False).solve("a", "What?")
     assert solution.answer == 5
-    assert solution.faults == [f"of 4 samples ended 4 by '{reason}'"]
+    assert solution.faults == [f"of 1 samples ended 1 by '{reason}'"]
 
 
-def test_samples_come_in_waves_until_it_is_decided(tokenizer):
-    engine = Breaking(tokenizer, 0)
-    solver = Solver(engine, tokenizer, SolverSettings(n_samples=8, wave=3))
-    assert solver.solve("a", "What?").reason.startswith("6 of 6 votes; ")
-    assert engine.asked == [3, 3]
-    agreeing = Solver(engine, tokenizer, SolverSettings(n_samples=8, wave=3, agreement=3))
-    assert "3 agree on 5" in agreeing.solve("a", "What?").reason
-    assert engine.asked == [3, 3, 3]
+def test_no_more_samples_are_begun_once_it_is_decided(tokenizer):
+    engine = Saying(tokenizer, r"\boxed{5}")
+    settings = SolverSettings(n_samples=8, parallel=1)
+    reason = solver_of(engine, settings).solve("a", "What?").reason
+    assert reason == "5 of 5 votes; 5 cannot be caught, 3 to come"
+    assert len(engine.calls) == 5
+    for more, said in (({"agreement": 3}, "3 agree on 5"), ({"lead": 2}, "5 leads by 2")):
+        solver = solver_of(engine, replace(settings, **more))
+        assert said in solver.solve("a", "What?").reason
+    assert len(engine.calls) == 10
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"wave": -1}, {"agreement": -1}, {"max_calls": -1}, {"voting": "loudest"}]
+    "wrong",
+    [{"parallel": -1}, {"agreement": -1}, {"lead": -1.0}, {"max_calls": -1}, {"voting": "loud"}],
 )
 def test_a_wrong_solver_setting_is_named(tokenizer, wrong):
     with pytest.raises(ParameterError, match=str(next(iter(wrong.values())))):
-        Solver(ScriptedEngine(tokenizer, []), tokenizer, SolverSettings(**wrong))
+        solver_of(Saying(tokenizer), SolverSettings(**wrong))
 
 
-def test_a_wave_is_cut_to_what_the_time_left_allows(tokenizer):
-    now = [0.0]
+def test_time_that_is_up_begins_no_more_samples(tokenizer):
+    class Slow(Saying):
+        def say(self, prompt, config, seed):
+            time.sleep(0.2)
+            return super().say(prompt, config, seed)
 
-    class Slow(Breaking):
-        def generate(self, prompts, config, seeds=None):
-            now[0] += 2.0 * config[0].n  # two seconds a sample
-            return super().generate(prompts, config, seeds)
-
-    engine = Slow(tokenizer, 0)
-    solver = Solver(engine, tokenizer, SolverSettings(n_samples=8), clock=lambda: now[0])
-    solver.solve("a", "What?", seconds=100)
-    solver.solve("b", "What?", seconds=7)
-    assert engine.asked == [8, 3, 1]  # some samples are short, so one more is tried
-    solver.solve("c", "What?", seconds=0)
-    assert engine.asked[3:] == [1]
+    engine = Slow(tokenizer, "no answer")
+    solution = solver_of(engine, SolverSettings(99, parallel=1)).solve("a", "What?", seconds=0.3)
+    assert 1 <= len(engine.calls) <= 2
+    assert f"time was up after {len(engine.calls)} samples" in solution.reason
 
 
 @pytest.mark.parametrize("name", ["n_samples", "max_new_tokens"])

@@ -21,8 +21,8 @@ BLOCKING = {
 # Receivers whose methods of these names do not wait: texts, paths, tables of functions.
 HARMLESS = ("os.path", '"', "'", "str", "path", "separator")
 PROCESSES = ("process", "child", "popen")  # whose poll only looks
-LOCKS = ("lock", "places", "saying")
-QUEUES = ("_fresh", "_used", "_jobs", "heard", "inbox")
+LOCKS = ("lock", "places", "saying", "passing", "ending")
+QUEUES = ("_fresh", "_used", "_jobs", "heard", "inbox", "news")
 
 
 def calls(path: Path) -> Iterator[str]:
@@ -78,7 +78,7 @@ ENDS = {
         competition/protocol/server.py InferenceServer.serve: time.sleep
         competition/protocol/server.py InferenceServer.stop: server.stop(grace=None).wait
         engines/exchange.py Exchange.__enter__: self._connection.connect
-        engines/remote.py _watched.watch: over.wait
+        engines/remote.py _Watcher._watch: time.sleep
         engines/server.py wait_until_ready: time.sleep
         sandbox/channel.py Channel._receive: poller.poll
         sandbox/keeper.py Keeper._end_all: time.sleep
@@ -93,17 +93,16 @@ ENDS = {
         sandbox/keeper.py Keeper.take: self._change.wait
         sandbox/kernel.py Kernel.run: pending.wait
         sandbox/pool.py SandboxSession.run: self._kernel.run
-        solving/attempts.py _run: sample.session.run
-        solving/attempts.py _with_tools: pool.map
-        solving/attempts.py _with_tools: with ThreadPoolExecutor
+        engines/base.py Sample.wait: self._over.wait
+        solving/attempts.py Runner._run_all: self._session.run
+        solving/attempts.py Runner._watch: sample.wait
+        solving/race.py _cancel: news.get
+        solving/race.py race: news.get
     """,
     "the watcher of a request, which shuts its socket at the deadline": """
         engines/exchange.py Exchange.__enter__: self._connection.getresponse
         engines/exchange.py Exchange.__enter__: self._response.read
         engines/exchange.py Exchange.lines: self._response.readline
-        engines/remote.py RemoteEngine.generate: pool.map
-        engines/remote.py RemoteEngine.generate: with ThreadPoolExecutor
-        engines/remote.py _watched: watcher.join
     """,
     "the socket's own limit on sending": """
         competition/kernel/worker.py Worker.solve: process.connection.send
@@ -122,8 +121,21 @@ ENDS = {
         competition/kernel/endpoint_server.py EndpointServer.close: with self._lock
         competition/kernel/journal.py Journal.write: with self._lock
         competition/kernel/worker_process.py _Kernel.say: with self._saying
-        engines/remote.py RemoteEngine._stream: with lock
-        engines/remote.py _watched.watch: with lock
+        engines/base.py Sample.end: with self._ending
+        engines/local.py LocalEngine._run_arrivals: with self._passing
+        engines/local.py LocalEngine.generate: with self._passing
+        engines/local.py _Arrivals.add: with self._lock
+        engines/local.py _Arrivals.over: with self._lock
+        engines/local.py _Arrivals.take: with self._lock
+        engines/remote.py _Watcher._watch: with self._lock
+        engines/remote.py _Watcher.watch: with self._lock
+        solving/attempts.py Runner._run_all: with self._lock
+        solving/attempts.py Runner._start: with self._lock
+        solving/attempts.py Runner._turns: with self._lock
+        solving/attempts.py Runner.cancel: with self._lock
+        solving/attempts.py Runner.run: with self._lock
+        solving/attempts.py Runner.so_far: with self._lock
+        solving/race.py all_of.work: with lock
         sandbox/pool.py SandboxPool._keeper: with self._lock
         sandbox/pool.py SandboxPool.close: with self._lock
         sandbox/pool.py SandboxPool.start: with self._lock
@@ -135,6 +147,9 @@ ENDS = {
         competition/protocol/server.py InferenceServer.stop: server.stop
         competition/protocol/server.py InferenceServer.stop: self._worker.shutdown
         sandbox/kernel.py Kernel.run: self._channel.send
+        solving/race.py _run: runner.run
+        solving/race.py all_of.work: runner.run
+        solving/race.py all_of: worker.join
     """,
     "nothing to wait for: it does not block": """
         children.py _guard: os.read
@@ -148,7 +163,9 @@ ENDS = {
         engines/cache.py BackboneCache.update: self.store.read
         engines/cache.py cached_attention.attend: store.read
         engines/exchange.py Exchange.abort: self._socket.shutdown
+        engines/local.py _Flight._join: lanes.join
         engines/server.py Server.last_line: file.read
+        solving/race.py _run: news.put
         sandbox/channel.py Channel._receive: select.poll
         sandbox/channel.py Channel.answered: self._iopub.connect
         sandbox/channel.py Channel.answered: self._shell.connect

@@ -6,14 +6,21 @@ Needs no torch, so that whoever only asks an engine does not wait for it.
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from threading import Event
+from threading import Event, Lock
 from typing import Literal, Protocol
 
 from mathllm.errors import ParameterError
 
 
 class EngineError(RuntimeError):
-    """An engine that cannot be reached or started, refused a request, or went away."""
+    """An engine that cannot be reached or started, refused a request, or went away.
+
+    `status` is the HTTP status that it answered with, if that is the reason.
+    """
+
+    def __init__(self, why: str, status: int | None = None) -> None:
+        super().__init__(why)
+        self.status = status
 
 
 FinishReason = Literal["stop", "length", "deadline", "cancelled", "nan", "memory", "fault"]
@@ -96,6 +103,7 @@ class Sample:
         self.fault: Exception | None = None
         self._cancelled = False
         self._over = Event()
+        self._ending = Lock()
 
     @property
     def done(self) -> bool:
@@ -111,10 +119,12 @@ class Sample:
 
     def end(self, reason: FinishReason, fault: Exception | None = None) -> None:
         """The engine's word that nothing more comes. The first one counts."""
-        if not self.done:
+        with self._ending:
+            if self.done:
+                return
             self.fault = fault
             self.completion.finish_reason = reason
-            self._over.set()
+        self._over.set()
 
     def end_if_asked(self) -> None:
         """End it if its deadline has passed or it was cancelled."""

@@ -91,7 +91,7 @@ class Exchange:
                 raise OSError("the request was given up")
             if (status := self._response.status) != OK:
                 detail = self._response.read(DETAIL_BYTES).decode(errors="replace")
-                raise EngineError(f"status {status}: {detail}")
+                raise EngineError(f"status {status}: {detail}", status)
         except BaseException:
             self.__exit__(None, None, None)
             raise

@@ -25,8 +25,9 @@ WIDTH_STEP = 256  # columns: with graphs, the width that is read grows in such s
 class Lanes:
     """Caches for `rows` rows of `width` columns, of which the first `live` are in use.
 
-    `steps` supervision steps; 0: the backbone alone, without the recursion's caches. With `graphs`, passes have few different shapes: the number of lanes that run is a power
-    of two, so that idle ones run along, and the width that is read grows in steps.
+    `steps` supervision steps; 0: the backbone alone, without the recursion's caches. With
+    `graphs`, passes have few different shapes: the number of lanes that run is a power of two, so
+    that idle ones run along, and the width that is read grows in steps.
     """
 
     def __init__(

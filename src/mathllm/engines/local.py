@@ -244,10 +244,14 @@ class _Flight:
 
     def _board(self) -> None:
         """Lanes for those that wait, as far as memory goes, in the order in which they came."""
-        width = self._lanes.width if self._live else 0
+        width, longest, room = self._lanes.width if self._live else 0, 0, 0
         while self.waiting:
             row = self.waiting[0]
-            needed = max(width, len(row.sequence) + row.room + self._engine.max_drafts)
+            if not self._live:  # those that begin together begin in the same column
+                longest, room = max(longest, len(row.sequence)), max(room, row.room)
+                needed = longest + room + self._engine.max_drafts
+            else:
+                needed = max(width, len(row.sequence) + row.room + self._engine.max_drafts)
             if self._taken >= self._fits(needed):
                 break
             width = needed

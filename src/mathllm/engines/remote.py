@@ -6,18 +6,17 @@ believed before it was looked at, and no sample outlives its deadline.
 """
 
 import json
+import logging
 import math
+import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
-from threading import Event, Lock, Thread
+from http.client import HTTPException
 from typing import TYPE_CHECKING, Any
 
-from mathllm.engines.base import Completion, EngineError, OnPass, SamplingConfig
+from mathllm.engines.base import EngineError, SamplingConfig
 from mathllm.engines.exchange import Exchange, check_url, key_header
-from mathllm.engines.requests import Request, Row
+from mathllm.engines.requests import Row, row_of
 from mathllm.wording import shown, writable
 
 if TYPE_CHECKING:
@@ -28,18 +27,23 @@ CONNECT_SECONDS = 5.0
 # most this share of the time that it has, so that a spare engine has the rest.
 SILENCE_SECONDS = 60.0
 SILENCE_SHARE = 0.25
+PATIENCE_SHARE = 0.5  # of a sample's time, that a server which is away is waited for
+PAUSE_SECONDS, MOST_PAUSE_SECONDS = 0.2, 5.0  # between two requests meanwhile
+SERVER_ERROR = 500
 WATCH_SECONDS = 0.05  # between two looks at the clock and the cancel flags
 TEXT_CHARS = 1 << 18  # of one piece without ids: more would be tokenised beyond the deadline
 TOP = 5  # most likely tokens whose probabilities are asked for: entropy from below
 ROUNDING = 1e-3  # by which a probability may be over 1
+
+log = logging.getLogger(__name__)
 
 
 class RemoteEngine:
     """Generates through `POST {url}/completions`, one streamed request a sample.
 
     `url` as "http://127.0.0.1:8000/v1". `max_positions`: prompt and new tokens together.
-    `parallel` requests run at once; a server batches them. Raises ParameterError for a URL or
-    key that is none.
+    `patience_seconds`: how long a sample waits for a server that is away, at most half of its
+    time. Raises ParameterError for a URL or key that is none.
     """
 
     def __init__(
@@ -49,50 +53,55 @@ class RemoteEngine:
         tokenizer: "PreTrainedTokenizerBase",
         max_positions: int,
         api_key: str | None = None,
-        parallel: int = 64,
+        patience_seconds: float = 0.0,
     ) -> None:
         check_url(url)
         self.url = url.rstrip("/")
         self.model = model
         self.tokenizer = tokenizer
         self.max_positions = max_positions
-        self.parallel = parallel
+        self.patience_seconds = patience_seconds
         self._headers = key_header(api_key)
+        self._watcher = _Watcher()
+        self._seeds = _Seeds()
 
-    def generate(
-        self,
-        prompts: Sequence[Sequence[int]],
-        config: SamplingConfig | Sequence[SamplingConfig],
-        seeds: Sequence[Sequence[int]] | None = None,
-        on_pass: OnPass | None = None,
-    ) -> list[list[Completion]]:
-        """As Engine.generate; `on_pass` is told after each piece of text.
+    def start(self, prompt: Sequence[int], config: SamplingConfig, seed: int) -> Row:
+        """As Engine.start. A request that fails ends its sample by "fault"."""
+        row = row_of(prompt, config, seed, len(self.tokenizer), self.max_positions)
+        stream = _Stream(row)
+        self._watcher.watch(stream)
+        threading.Thread(target=self._run, args=(stream,), name="stream", daemon=True).start()
+        return row
 
-        A sample whose request fails ends with finish_reason "fault" and what it has. Raises
-        EngineError if all of them do.
-        """
-        vocabulary = len(self.tokenizer)
-        request = Request.of(prompts, config, seeds, vocabulary, self.max_positions, on_pass)
-        lock = Lock()
-        streams = [_Stream(row) for row in request.rows]
-
-        def run(stream: _Stream) -> None:
+    def _run(self, stream: "_Stream") -> None:
+        """One sample, asked for again while its server is away and time is left for that."""
+        again = time.monotonic() + min(self.patience_seconds, PATIENCE_SHARE * stream.left())
+        pause = PAUSE_SECONDS
+        while not stream.row.done:
+            seeded = self._seeds.sent(stream.row.config)
             try:
-                self._stream(request, stream, lock)
-            # Whatever one reply does, the others go on.
-            except Exception as fault:
-                stream.fail(fault)
+                self._stream(stream, seeded)
+                return
+            except Exception as fault:  # whatever one reply does, the others go on
+                if stream.row.completion.tokens:
+                    stream.fail(self._named(fault))
+                    return
+                if seeded and self._seeds.blamed(fault):
+                    continue
+                if not _is_away(fault) or time.monotonic() + pause > again:
+                    stream.fail(self._named(fault))
+                    return
+            stream.row.wait(pause)
+            pause = min(2 * pause, MOST_PAUSE_SECONDS)
 
-        with _watched(streams, lock), ThreadPoolExecutor(min(self.parallel, len(streams))) as pool:
-            list(pool.map(run, streams))
-        faults = [stream.fault for stream in streams if stream.fault is not None]
-        if len(faults) == len(streams):
-            cause = " ".join(str(faults[0]).split())[:300]
-            raise EngineError(f"{self.url}: {type(faults[0]).__name__}: {cause}") from faults[0]
-        return request.completions
+    def _named(self, fault: Exception) -> EngineError:
+        cause = " ".join(str(fault).split())[:300]
+        named = EngineError(f"{self.url}: {type(fault).__name__}: {cause}")
+        named.__cause__ = fault
+        return named
 
-    def _stream(self, request: Request, stream: "_Stream", lock: Lock) -> None:
-        """One sample. Its tokens are added as they come."""
+    def _stream(self, stream: "_Stream", seeded: bool) -> None:
+        """One request. Its tokens are added as they come."""
         row = stream.row
         row.end_if_asked()
         if row.done:
@@ -100,25 +109,25 @@ class RemoteEngine:
         stream.begin()
         # A socket that is not connected yet cannot be shut by the watcher.
         seconds = max(min(CONNECT_SECONDS, stream.left()), WATCH_SECONDS)
-        stream.exchange = Exchange(self.url, "completions", self._body(row), self._headers, seconds)
+        body = self._body(row) | ({"seed": row.seed % 2**31} if seeded else {})
+        stream.exchange = Exchange(self.url, "completions", body, self._headers, seconds)
         with stream.exchange as exchange:
             for choice in _choices(exchange.lines()):
                 tokens, logprobs, entropy = self._read(choice)
-                with lock:
-                    for values in zip(tokens, logprobs, entropy, strict=True):
-                        if not row.done:
-                            row.add(*values)
-                    reason = choice.get("finish_reason")
-                    if reason is not None and not row.done:
-                        if reason not in ("stop", "length"):  # "abort", "error"
-                            raise EngineError(f"the server ended a sample by {shown(reason)}")
-                        row.completion.finish_reason = reason
-                    if tokens:
-                        stream.heard = time.monotonic()
-                    request.passed([row], 0)
+                for values in zip(tokens, logprobs, entropy, strict=True):
+                    row.add(*values)
+                if tokens:
+                    stream.heard = time.monotonic()
+                    if seeded:
+                        self._seeds.taken()
+                reason = choice.get("finish_reason")
+                if reason is not None and not row.done:
+                    if reason not in ("stop", "length"):  # "abort", "error"
+                        raise EngineError(f"the server ended a sample by {shown(reason)}")
+                    row.end(reason)
                 if row.done:  # leaving the block closes the connection, which ends the request
                     return
-        raise EngineError("the stream ended before the completion did")
+        raise _EndedError("the stream ended before the completion did")
 
     def _body(self, row: Row) -> dict[str, Any]:
         config = row.config
@@ -129,7 +138,6 @@ class RemoteEngine:
             "max_tokens": row.limit,
             "temperature": config.temperature,
             "top_p": config.top_p,
-            "seed": row.seed % 2**31,
             "stream": True,
             "logprobs": TOP,
             "stop_token_ids": sorted(config.stop_ids),
@@ -161,20 +169,66 @@ class RemoteEngine:
         return tokens, *_measures(choice.get("logprobs"), len(tokens), math.log(size))
 
 
-@dataclass(eq=False)
+class _EndedError(EngineError):
+    """A reply that broke off."""
+
+
+class _Seeds:
+    """Whether a server takes seeds: some refuse them, and vLLM's CPU build dies of one.
+
+    A refusal that names the seed, or a death before any seeded sample had a token, and no seed is
+    sent any more; samples then differ from run to run.
+    """
+
+    def __init__(self) -> None:
+        self._wanted, self._proven = True, False
+
+    def sent(self, config: SamplingConfig) -> bool:
+        """Whether a request with these settings has one. Greedy samples need none."""
+        return self._wanted and config.temperature > 0
+
+    def taken(self) -> None:
+        """A sample with a seed had a token."""
+        self._proven = True
+
+    def blamed(self, fault: Exception) -> bool:
+        """Whether it was for the seed that a request failed, which had one."""
+        refused = isinstance(fault, EngineError) and "seed" in str(fault)
+        gone = isinstance(fault, ConnectionRefusedError)  # before it was asked
+        died = not gone and (_is_away(fault) or isinstance(fault, _EndedError))
+        if not refused and (self._proven or not died):
+            return False
+        first, self._wanted = self._wanted, False
+        if first:
+            log.warning(
+                "the server %s a request with a seed (%s): from now on none is sent, and samples "
+                "are other ones in each run",
+                "refuses" if refused else "died of",
+                " ".join(str(fault).split())[:200] or type(fault).__name__,
+            )
+        return True
+
+
+def _is_away(fault: Exception) -> bool:
+    """Whether a fault says that a server is starting, overloaded or gone, not that it refuses."""
+    if isinstance(fault, EngineError):
+        return fault.status is not None and fault.status >= SERVER_ERROR
+    return isinstance(fault, OSError | HTTPException)
+
+
 class _Stream:
     """A row's request on its way. `heard` is when its last token came, by time.monotonic."""
 
-    row: Row
-    exchange: Exchange | None = None
-    heard: float | None = None
-    silence: float = math.inf
-    fault: Exception | None = None
+    def __init__(self, row: Row) -> None:
+        self.row = row
+        self.exchange: Exchange | None = None
+        self.heard: float | None = None
+        self._silence = math.inf
 
     def begin(self) -> None:
         """Its clock runs from here on."""
         self.heard = time.monotonic()
-        self.silence = min(SILENCE_SECONDS, SILENCE_SHARE * self.left())
+        self._silence = min(SILENCE_SECONDS, SILENCE_SHARE * self.left())
 
     def left(self) -> float:
         """Seconds until its deadline."""
@@ -183,37 +237,40 @@ class _Stream:
 
     def fail(self, fault: Exception) -> None:
         """It broke; no fault where it had its end already."""
-        if not self.row.done:
-            self.row.completion.finish_reason = "fault"
-            self.fault = fault
+        self.row.end("fault", fault)
 
     def look(self) -> None:
         """End the row that is late, cancelled or silent, and with it the wait for it."""
         self.row.end_if_asked()
-        if self.heard is not None and time.monotonic() - self.heard > self.silence:
-            self.fail(EngineError(f"no token for {self.silence:.1f} s"))
+        if self.heard is not None and time.monotonic() - self.heard > self._silence:
+            self.fail(EngineError(f"no token for {self._silence:.1f} s"))
         if self.row.done and self.exchange is not None:
             self.exchange.abort()
 
 
-@contextmanager
-def _watched(streams: Sequence[_Stream], lock: Lock) -> Iterator[None]:
-    """Meanwhile, a thread that ends streams whatever their threads wait for."""
-    over = Event()
+class _Watcher:
+    """A thread that ends streams whatever their own threads wait for, while there are any."""
 
-    def watch() -> None:
-        while not over.wait(WATCH_SECONDS):
-            for stream in streams:
-                with lock:
+    def __init__(self) -> None:
+        self._streams: list[_Stream] = []
+        self._lock = threading.Lock()
+
+    def watch(self, stream: _Stream) -> None:
+        """Until its end."""
+        with self._lock:
+            self._streams.append(stream)
+            if len(self._streams) == 1:
+                threading.Thread(target=self._watch, name="streams", daemon=True).start()
+
+    def _watch(self) -> None:
+        while True:
+            with self._lock:
+                for stream in self._streams:
                     stream.look()
-
-    watcher = Thread(target=watch, name="streams", daemon=True)
-    watcher.start()
-    try:
-        yield
-    finally:
-        over.set()
-        watcher.join()
+                self._streams = [stream for stream in self._streams if not stream.row.done]
+                if not self._streams:
+                    return
+            time.sleep(WATCH_SECONDS)
 
 
 def _choices(lines: Iterator[bytes]) -> Iterator[dict[str, Any]]:
@@ -231,8 +288,9 @@ def _choices(lines: Iterator[bytes]) -> Iterator[dict[str, Any]]:
             raise EngineError(f"the stream has an event that is no JSON: {data[:80]!r}") from fault
         if not isinstance(event, dict):
             raise EngineError(f"the stream has an event that is no object: {data[:80]!r}")
-        if event.get("error"):
-            raise EngineError(str(event["error"])[:300])
+        if error := event.get("error"):
+            code = error.get("code") if isinstance(error, dict) else None
+            raise EngineError(str(error)[:300], code if type(code) is int else None)
         choices = event.get("choices")
         for choice in choices if isinstance(choices, list) else []:
             if isinstance(choice, dict) and choice.get("index") in (0, None):

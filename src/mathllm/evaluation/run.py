@@ -25,6 +25,7 @@ from mathllm.evaluation.sets import ProblemSet
 from mathllm.settings import CURRENT
 from mathllm.solving import Attempt, Solver, SolverSettings, extract_answer
 from mathllm.solving.attempts import Asked, BrokenSampleError, Tools
+from mathllm.solving.dialects import ChatML
 
 _INTEGER = re.compile(r"[-−]?(?:" + NUMBER + r")", re.ASCII)
 
@@ -44,8 +45,8 @@ def evaluate(
 ) -> dict[str, pl.DataFrame]:
     """Each engine's samples, kept in its file in the folder `output`; name -> rows.
 
-    All `n_samples` of each problem are drawn, whatever the settings' waves and votes: those
-    are for `votes.voted` to apply. With `resume`, problems that a file has already are not
+    All `n_samples` of each problem are drawn, whatever the settings' votes and rules to stop:
+    those are for `votes.voted` to apply. With `resume`, problems that a file has already are not
     asked again. `batch_rows` samples are drawn at a time. `told` is called with each new row.
     Raises ParameterError for no samples, for several at temperature 0, which would all be the same,
     ResultsError for a file of other settings, before any engine is opened, and
@@ -79,7 +80,8 @@ def evaluate(
     for engine, file in zip(engines, files, strict=True):
         with file:
             if len(file.done) < len(ids):
-                solver = Solver(engine.open(), tokenizer, settings, tools=tools)
+                dialect = ChatML(tokenizer, tools is not None)
+                solver = Solver(engine.open(), dialect, settings, tools)
                 draw(solver, problems.rows, file, batch_rows, told)
         results[engine.name] = file.rows
     return results
@@ -108,7 +110,7 @@ def draw(
     asked = [(row, solver.asked(row["id"], row["problem"])) for row in problems.rows(named=True)]
     # Like lengths together: less padding in the prefill. Batches are made of all problems,
     # done or not, so that an evaluation that goes on has the same ones.
-    asked.sort(key=lambda pair: len(pair[1].prompt))
+    asked.sort(key=lambda pair: len(pair[1].begin().prompt))
     name, done = file.header.engine, file.done
     size = max(1, batch_rows // solver.settings.n_samples)
     with tqdm(total=len(asked), desc=name, unit="problem", initial=len(done)) as bar:
@@ -116,7 +118,8 @@ def draw(
             batch = [pair for pair in asked[start : start + size] if pair[0]["id"] not in done]
             if not batch:
                 continue
-            rows = [row | {"engine": name} | own for row, own in _judged(solver, batch, name)]
+            judged = _judged(solver, batch, name, batch_rows)
+            rows = [row | {"engine": name} | own for row, own in judged]
             file.append(rows)
             for row in rows if told else ():
                 told(row)
@@ -124,12 +127,12 @@ def draw(
 
 
 def _judged(
-    solver: Solver, batch: Sequence[tuple[Mapping[str, Any], Asked]], name: str
+    solver: Solver, batch: Sequence[tuple[Mapping[str, Any], Asked]], name: str, at_once: int
 ) -> Iterator[tuple[Mapping[str, Any], dict[str, Any]]]:
     """A batch's samples, each with its problem; the batch's seconds are shared by tokens."""
     began = time.perf_counter()
     try:
-        drawn = solver.draw_all([one for _, one in batch])
+        drawn = solver.draw_all([one for _, one in batch], at_once)
     except BrokenSampleError as fault:  # it says nothing of the model: it is no wrong answer
         raise BrokenSampleError(
             f"{name}: {fault}; the batches before are kept, and the same command goes on from them"
@@ -137,11 +140,12 @@ def _judged(
     seconds = time.perf_counter() - began
     per_token = seconds / max(1, sum(attempt.tokens for own in drawn for attempt in own))
     for (row, one), attempts in zip(batch, drawn, strict=True):
-        prompt = solver.tokenizer.decode(one.prompt)
+        begun = one.begin()
+        prompt = solver.dialect.tokenizer.decode(begun.prompt)
         for number, (seed, attempt) in enumerate(zip(one.seeds, attempts, strict=True)):
             own = {"sample": number, "seed": seed(0), "prompt": prompt}
             own |= {"seconds": per_token * attempt.tokens} | _measured(attempt)
-            if one.note:  # cut, it is another problem
+            if begun.note:  # cut, it is another problem
                 own["finish_reason"] = TOO_LONG
             yield row, own | judge(attempt.text, row["truth"])
 

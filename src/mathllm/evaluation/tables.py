@@ -99,11 +99,14 @@ def method_table(results: Results, settings: SolverSettings, sessions: int = 0) 
     """Per cent right of each engine's votes: engine, voting, submitted, percent, low, high.
 
     For each of the solver's methods over all samples; `submitted` is true of a last row with
-    the settings' own method and waves, as `votes.submitted` has them.
+    the settings' own method and rules to stop, as `votes.submitted` has them.
     """
     rows = []
     for name, part in _some(results).items():
-        everything = [replace(settings, voting=method, wave=0) for method in methods(part)]
+        everything = [
+            replace(settings, voting=method, parallel=0, agreement=0, lead=0.0)
+            for method in methods(part)
+        ]
         won = [(False, kind.voting, voted(part, kind)) for kind in everything]
         won.append((True, settings.voting, voted(part, settings, sessions)))
         for own, method, answers in won:

@@ -11,8 +11,8 @@ import polars as pl
 from mathllm.answers.sympy_process import normal_text
 from mathllm.errors import ParameterError
 from mathllm.evaluation.statistics import LEVEL, Interval, bootstrap, pass_at_k
+from mathllm.solving.race import counted
 from mathllm.solving.solution import SolverSettings
-from mathllm.solving.solver import drawn_samples
 from mathllm.solving.voting import WEIGHTS, Ballot, vote
 from mathllm.wording import shown
 
@@ -109,9 +109,9 @@ def methods(rows: pl.DataFrame) -> list[str]:
 def submitted(rows: pl.DataFrame, settings: SolverSettings, sessions: int = 0) -> np.ndarray:
     """The number [P] of the answer that the solver submits of each problem, NONE for none.
 
-    From these samples, by the settings' waves and vote, where time is no limit; `sessions`
-    are those of its tools. Raises ParameterError where the vote weighs by what the rows
-    were written without.
+    From these samples, by the settings' rules to stop and to vote, where time is no limit and
+    every sample is as fast as the others; `sessions` are those of its tools. Raises
+    ParameterError where the vote weighs by what the rows were written without.
     """
     columns = ("entropy", "tail_entropy", "confidence")
     answers = Samples.of(rows).answers
@@ -127,9 +127,12 @@ def submitted(rows: pl.DataFrame, settings: SolverSettings, sessions: int = 0) -
         )
     ]
     n, won = answers.shape[1], []
+    at_once = min(settings.parallel or n, sessions or n)
+    tokens = _ordered(rows)["tokens"].to_list()
     for start in range(0, len(ballots), n):
-        own = ballots[start : start + n]
-        answer = vote(own[: drawn_samples(own, settings, sessions)], settings.voting).answer
+        own = slice(start, start + n)
+        there = counted(ballots[own], tokens[own], settings, at_once)
+        answer = vote(there, settings.voting).answer
         won.append(NONE if answer is None else answer)
     return np.array(won)
 

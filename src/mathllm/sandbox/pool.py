@@ -16,6 +16,7 @@ from mathllm.sandbox.result import SandboxSettings, ToolResult
 KEEPERS = 10  # that a pool starts in its life, should one end by itself
 FRESH = "a new kernel takes over: all variables are gone"
 KEPT = "the block was interrupted; variables are kept"
+CANCELLED = "its session was cancelled"
 NO_TIME = "no time was left to run the block"
 
 
@@ -129,7 +130,14 @@ class SandboxSession:
         self._settings = settings
         self._keeper: Keeper | None = None
         self._kernel: Kernel | None = None
+        self._cancelled = False
         self._take(deadline)
+
+    def cancel(self) -> None:
+        """End what runs, now, and let no block run any more. From any thread."""
+        self._cancelled = True
+        if (kernel := self._kernel) is not None:
+            kernel.end(CANCELLED)
 
     def run(self, code: str, deadline: float | None = None) -> ToolResult:
         """Run a block, no longer than until `deadline`, a time.monotonic().
@@ -137,6 +145,8 @@ class SandboxSession:
         Whatever it does, this returns; KernelError where no kernel starts.
         """
         begin = time.monotonic()
+        if self._cancelled:
+            return ToolResult(f"[{CANCELLED}]", False, 0.0, CANCELLED)
         if deadline is not None and deadline <= begin:
             return ToolResult(f"[{NO_TIME}]", False, 0.0, NO_TIME)
         if self._kernel is None:

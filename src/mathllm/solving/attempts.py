@@ -1,26 +1,29 @@
-"""Samples drawn together, with or without tools.
+"""Attempts at a problem, each on its own: turns, programs, limits, an end.
 
-With tools a sample stops where it opens an output block; its last Python block is run, the
-output is written into the block, and the sample goes on, until it ends by itself.
+An attempt is a thread that waits for its engine or for its program. With tools, what the model
+waits for is run in a session of the attempt's own, and the attempt goes on from the output, until
+it ends by itself or by a limit. None waits for another.
 """
 
+import re
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass, replace
+from threading import Lock
+from typing import Any, Protocol
 
 from mathllm.answers.extract import extract_answer
-from mathllm.engines.base import Completion, Engine, SamplingConfig
+from mathllm.engines.base import Completion, Engine, Sample, SamplingConfig
 from mathllm.errors import cause_of
-from mathllm.solving.programs import OUTPUT, Wait, waiting
-
-if TYPE_CHECKING:  # it takes seconds; whoever only votes is spared them
-    from transformers import PreTrainedTokenizerBase
+from mathllm.solving.dialects import Conversation, Dialect
 
 BROKEN = ("fault", "memory", "nan")  # finish reasons that say that something is wrong
-TAIL = 32  # tokens at the end of a sample whose entropy counts as the tail's
+TAIL = 32  # tokens before the answer whose entropy counts as the tail's
+LOOK_SECONDS = 0.2  # between two looks at what a running attempt has written
+# A box that more may be written to: at the end of a text it is no answer yet.
+_UNSETTLED = re.compile(r"\}[\s\d]*\Z")
 
 
 class BrokenSampleError(RuntimeError):
@@ -28,11 +31,14 @@ class BrokenSampleError(RuntimeError):
 
 
 class Session(Protocol):
-    """Where the programs of one sample run; what one defines, the next one sees."""
+    """Where the programs of one attempt run; what one defines, the next one sees."""
 
     def run(self, code: str, deadline: float | None = None) -> Any:
         """A result with `output` (text for the model) and `fault` (None or a reason), in time:
         `deadline` is a time.monotonic()."""
+
+    def cancel(self) -> None:
+        """End what runs, soon; from any thread."""
 
 
 class Tools(Protocol):
@@ -49,11 +55,11 @@ class Attempt:
     """One sample: its text, its answer, and how it ended.
 
     `tokens` counts what was generated, without the tools' output. `mean_entropy` and
-    `tail_entropy` (of the last TAIL tokens) are in nats per token, 0 for none; `confidence`
-    is the halting head's mean probability, None where the engine has none, and
-    `supervision_steps` counts those of all tokens. `calls` counts programs that were run,
-    `faults` says which of them failed to. `broke` says what ended a sample that went on from
-    a program no more, "" where nothing did.
+    `tail_entropy` (of the last TAIL tokens before the answer was there) are in nats per token,
+    0 for none; `confidence` is the halting head's mean probability, None where the engine has
+    none, and `supervision_steps` counts those of all tokens. `calls` counts programs that were
+    run, `faults` says which of them failed to. `broke` says what ended a sample that broke, ""
+    where nothing did. `seconds` is how long it took.
     """
 
     text: str
@@ -67,196 +73,215 @@ class Attempt:
     faults: tuple[str, ...] = ()
     supervision_steps: int = 0
     broke: str = ""
-
-
-@dataclass(eq=False)
-class _Sample:
-    """A sample that grows. `tokens` holds everything after the prompt, tools' output too."""
-
-    asked: "Asked"
-    config: SamplingConfig
-    seed: Callable[[int], int]
-    tokens: list[int] = field(default_factory=list)
-    generated: int = 0
-    entropy: list[float] = field(default_factory=list)
-    confidence: list[float] = field(default_factory=list)
-    finish_reason: str = ""
-    supervision_steps: int = 0
-    calls: int = 0
-    faults: list[str] = field(default_factory=list)
-    session: Session | None = None
-    broke: Exception | None = None
-
-    def add(self, completion: Completion) -> None:
-        """What an engine generated."""
-        self.tokens += completion.tokens
-        self.generated += len(completion.tokens)
-        self.entropy += completion.entropy
-        self.confidence += completion.confidence
-        self.supervision_steps += completion.supervision_steps_used
-        self.finish_reason = completion.finish_reason or "fault"
-
-    def fail(self, fault: Exception) -> None:
-        """It cannot go on from its program; what it has stays."""
-        self.finish_reason, self.broke = "fault", fault
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
 class Asked:
-    """Samples of one problem. `prompt` is token ids, `config` that of each sample, and
-    `seeds[i](part)` seeds a part of sample i: what lies between two tool calls.
+    """Attempts at one problem. `config` is that of each, with a limit for all of its tokens.
 
-    Answers are integers in `low`…`high`. `note` says if the prompt is not the whole problem.
+    `seeds[i](turn)` seeds a turn of attempt i: what lies between two programs. Answers are
+    integers in `low`…`high`, programs at most `max_calls`.
     """
 
-    prompt: list[int]
+    problem: str
+    dialect: Dialect
+    positions: int
     config: SamplingConfig
     seeds: Sequence[Callable[[int], int]]
     low: int
     high: int
-    note: str = ""
+    max_calls: int
 
-    def part(self, samples: slice) -> "Asked":
-        """Some of the samples."""
-        return replace(self, seeds=self.seeds[samples])
+    def begin(self) -> Conversation:
+        """A conversation for one attempt."""
+        return self.dialect.begin(self.problem, self.positions, self.config.max_new_tokens)
 
 
-def draw(
-    engine: Engine,
-    tokenizer: "PreTrainedTokenizerBase",
-    asked: Sequence[Asked],
-    tools: Tools | None = None,
-    max_calls: int = 4,
-) -> list[list[Attempt]]:
-    """The attempts of each that is asked, all drawn together.
+class Runner:
+    """Attempt `number` at what is asked; `run` it in a thread, look at it from another.
 
-    With tools, a sample may call them `max_calls` times, and there may be no more samples in
-    all than they have sessions. A sample whose program cannot be run or gone on from ends by
-    "fault". Raises what the engine raises at first, and what broke all samples.
+    `told` gets it when a box is there.
     """
-    stop: tuple[tuple[int, ...], ...] = ()
-    if tools is not None:
-        stop = (tuple(tokenizer(OUTPUT, add_special_tokens=False)["input_ids"]),)
-    configs = [
-        replace(one.config, n=len(one.seeds), stop_sequences=(*one.config.stop_sequences, *stop))
-        for one in asked
-    ]
-    found = engine.generate(
-        [one.prompt for one in asked],
-        configs,
-        seeds=[[seed(0) for seed in one.seeds] for one in asked],
-    )
-    samples = [
-        [_Sample(one, config, seed) for seed in one.seeds]
-        for one, config in zip(asked, configs, strict=True)
-    ]
-    for own, completions in zip(samples, found, strict=True):
-        for sample, completion in zip(own, completions, strict=True):
-            sample.add(completion)
-    if tools is not None:
-        with ExitStack() as sessions:
-            flat = [sample for own in samples for sample in own]
-            _with_tools(engine, tokenizer, flat, tools, max_calls, sessions)
-        if all(sample.broke for sample in flat):
-            raise flat[0].broke
-    return [[_attempt(tokenizer, sample) for sample in own] for own in samples]
 
+    def __init__(
+        self,
+        asked: Asked,
+        number: int,
+        engine: Engine,
+        tools: Tools | None = None,
+        told: Callable[["Runner"], None] = lambda _: None,
+    ) -> None:
+        self.asked, self.number = asked, number
+        self.result: Attempt | None = None
+        self._engine, self._tools, self._told = engine, tools, told
+        self._seed = asked.seeds[number]
+        self._began = time.monotonic()
+        self._conversation = asked.begin()
+        self._whole = Completion()  # of all turns that have ended
+        self._sample: Sample | None = None
+        self._session: Session | None = None
+        self._answer: int | None = None
+        self._answered_at = 0  # tokens that there were when it came
+        self._calls, self._faults = 0, []
+        self._cancelled, self._lock = False, Lock()
 
-def _with_tools(
-    engine: Engine,
-    tokenizer: "PreTrainedTokenizerBase",
-    samples: list[_Sample],
-    tools: Tools,
-    max_calls: int,
-    sessions: ExitStack,
-) -> None:
-    """Run what waits for its output and go on with it, until nothing waits."""
-    for part in range(1, max_calls + 1):
-        waits = [(s, wait) for s in samples if (wait := _wait(tokenizer, s)) is not None]
-        for sample, _ in waits:
-            if sample.session is None:
-                try:
-                    sample.session = sessions.enter_context(tools.session(sample.config.deadline))
-                except Exception as fault:
-                    sample.fail(fault)
-        waits = [(sample, wait) for sample, wait in waits if sample.session is not None]
-        if not waits:
-            return
-        with ThreadPoolExecutor(len(waits)) as pool:
-            results = list(pool.map(_run, waits))
-        going = []
-        for (sample, wait), result in zip(waits, results, strict=True):
-            if isinstance(result, Exception):
-                sample.fail(result)
-                continue
-            sample.calls += 1
-            if result.fault:
-                sample.faults.append(result.fault)
-            _write_output(tokenizer, sample, wait.missing, result.output)
-            room = sample.config.max_new_tokens - len(sample.tokens)
-            if room > 0:
-                going.append((sample, replace(sample.config, n=1, max_new_tokens=room)))
-            else:
-                sample.finish_reason = "length"
-        if not going:
-            return
+    def run(self) -> Attempt:
+        """The attempt, whatever happens."""
         try:
-            found = engine.generate(
-                [sample.asked.prompt + sample.tokens for sample, _ in going],
-                [own for _, own in going],
-                seeds=[[sample.seed(part)] for sample, _ in going],
-            )
-        except Exception as fault:  # of these: what the others have is kept
-            for sample, _ in going:
-                sample.fail(fault)
-            return
-        for (sample, _), (completion,) in zip(going, found, strict=True):
-            sample.add(completion)
+            with ExitStack() as sessions:
+                reason, fault = self._turns(sessions), ""
+        except BaseException as error:  # panics of Rust packages are no Exceptions
+            reason, fault = "fault", cause_of(error)
+        with self._lock:
+            self._sample = None
+            try:
+                self.result = self._attempt(self._whole, self._conversation.text(), reason, fault)
+            except BaseException as error:
+                self.result = self._attempt(self._whole, "", "fault", cause_of(error))
+        return self.result
 
+    def cancel(self) -> None:
+        """End it soon; what it has stays. From any thread."""
+        with self._lock:
+            self._cancelled = True
+            sample, session = self._sample, self._session
+        if sample is not None:
+            sample.cancel()
+        if session is not None:
+            session.cancel()
 
-def _run(waits: tuple[_Sample, Wait]) -> Any:
-    """What the sandbox returned or raised."""
-    sample, wait = waits
-    try:
-        return sample.session.run(wait.program, sample.config.deadline)
-    except Exception as fault:
-        return fault
+    def so_far(self) -> Attempt:
+        """What it has now; its result once it has ended."""
+        with self._lock:
+            if self.result is not None:
+                return self.result
+            sample = self._sample
+            whole, tokens = self._whole, []
+            if sample is not None:
+                tokens = [*sample.completion.tokens]
+                whole = _joined(whole, sample.completion)
+            text = self._conversation.text(tokens)
+            return self._attempt(whole, text, "cancelled" if self._cancelled else "running")
 
+    @property
+    def answer(self) -> int | None:
+        """The box that it has closed, or its answer once it has ended."""
+        return self._answer if self.result is None else self.result.answer
 
-def _wait(tokenizer: "PreTrainedTokenizerBase", sample: _Sample) -> Wait | None:
-    """What the sample waits for; None when it does not wait."""
-    if sample.finish_reason != "stop":
+    def _turns(self, sessions: ExitStack) -> str:
+        """Turn after turn; why it ended."""
+        config = self.asked.config
+        turn = 0
+        while True:
+            room = min(config.max_new_tokens - self._written, self._positions)
+            if room <= 0:
+                return "length"
+            sample = self._start(replace(config, n=1, max_new_tokens=room), turn)
+            if sample is None:
+                return "cancelled"
+            self._watch(sample)
+            completion = sample.completion
+            reason = completion.finish_reason
+            with self._lock:
+                self._sample = None
+                self._whole = _joined(self._whole, completion)
+                programs = self._conversation.add(completion.tokens, reason == "stop")
+            if sample.fault is not None:
+                raise sample.fault
+            if not programs or self._tools is None or self._calls >= self.asked.max_calls:
+                return reason or "fault"
+            if (ended := self._run_all(programs, sessions)) is not None:
+                return ended
+            turn += 1
+
+    @property
+    def _written(self) -> int:
+        """Tokens after the first prompt, the tools' output among them."""
+        return len(self._conversation.prompt) - self._conversation.begun
+
+    @property
+    def _positions(self) -> int:
+        return self.asked.positions - len(self._conversation.prompt)
+
+    def _start(self, config: SamplingConfig, turn: int) -> Sample | None:
+        """The turn's sample; None where the attempt is over."""
+        if self._cancelled:
+            return None
+        sample = self._engine.start(self._conversation.prompt, config, self._seed(turn))
+        with self._lock:
+            self._sample = sample
+            if self._cancelled:
+                sample.cancel()
+        return sample
+
+    def _watch(self, sample: Sample) -> None:
+        """Wait for its end, and look meanwhile whether it has closed a box."""
+        seen, unread = 0, ""
+        while not sample.wait(LOOK_SECONDS):
+            tokens = [*sample.completion.tokens]
+            unread += self.asked.dialect.decode(tokens[seen:])
+            seen = len(tokens)
+            box = unread[unread.rfind("boxed") :] if "boxed" in unread else ""
+            if not box or box.count("{") > box.count("}") or _UNSETTLED.search(box):
+                unread = box or unread[-len("boxed") :]
+                continue
+            unread = ""
+            text = self._conversation.text(tokens)
+            answer = extract_answer(text, self.asked.low, self.asked.high)
+            if answer is not None and answer != self._answer:
+                self._answer, self._answered_at = answer, len(self._whole.tokens) + seen
+                self._told(self)
+
+    def _run_all(self, programs: Sequence[str], sessions: ExitStack) -> str | None:
+        """The programs' output into the conversation; why that is the end, None if it is not."""
+        deadline = self.asked.config.deadline
+        if self._session is None:
+            session = sessions.enter_context(self._tools.session(deadline))
+            with self._lock:
+                self._session = session
+        for program in programs:
+            if self._cancelled:
+                return "cancelled"
+            result = self._session.run(program, deadline)
+            if self._cancelled:
+                return "cancelled"
+            self._calls += 1
+            if result.fault:
+                self._faults.append(result.fault)
+            with self._lock:
+                self._conversation.reply(result.output)
         return None
-    return waiting(tokenizer.decode(sample.tokens, skip_special_tokens=True))
+
+    def _attempt(self, whole: Completion, text: str, reason: str, fault: str = "") -> Attempt:
+        confidence = whole.confidence
+        answer = extract_answer(text, self.asked.low, self.asked.high)
+        at = self._answered_at if answer is not None and answer == self._answer else None
+        return Attempt(
+            text=text,
+            answer=answer,
+            tokens=len(whole.tokens),
+            finish_reason=reason,
+            mean_entropy=_mean(whole.entropy),
+            tail_entropy=_mean(whole.entropy[:at][-TAIL:]),
+            confidence=_mean(confidence) if confidence else None,
+            calls=self._calls,
+            faults=tuple(self._faults),
+            supervision_steps=whole.supervision_steps_used,
+            broke=fault,
+            seconds=time.monotonic() - self._began,
+        )
 
 
-def _write_output(
-    tokenizer: "PreTrainedTokenizerBase", sample: _Sample, missing: str, output: str
-) -> None:
-    # Here and not above: it brings transformers along.
-    from mathllm.data.chat import without_tokens
-
-    while sample.tokens and sample.tokens[-1] in sample.config.stop_ids:
-        sample.tokens.pop()  # its turn goes on
-    text = f"{missing}\n{without_tokens(tokenizer, output).rstrip()}\n```\n"
-    sample.tokens += tokenizer(text, add_special_tokens=False)["input_ids"]
-
-
-def _attempt(tokenizer: "PreTrainedTokenizerBase", sample: _Sample) -> Attempt:
-    text = tokenizer.decode(sample.tokens, skip_special_tokens=True)
-    confidence = sample.confidence
-    return Attempt(
-        text=text,
-        answer=extract_answer(text, sample.asked.low, sample.asked.high),
-        tokens=sample.generated,
-        finish_reason=sample.finish_reason,
-        mean_entropy=_mean(sample.entropy),
-        tail_entropy=_mean(sample.entropy[-TAIL:]),
-        confidence=_mean(confidence) if confidence else None,
-        calls=sample.calls,
-        faults=tuple(sample.faults),
-        supervision_steps=sample.supervision_steps,
-        broke=cause_of(sample.broke) if sample.broke else "",
+def _joined(one: Completion, other: Completion) -> Completion:
+    """Both in a row; how the second ended."""
+    return Completion(
+        one.tokens + other.tokens,
+        one.logprobs + other.logprobs,
+        one.entropy + other.entropy,
+        one.confidence + other.confidence,
+        other.finish_reason,
+        one.supervision_steps_used + other.supervision_steps_used,
     )
 
 
@@ -268,11 +293,11 @@ def broken(drawn: Sequence[Attempt]) -> str:
     return f"of {len(drawn)} samples ended {kinds}{cause}" if kinds else ""
 
 
-def check_whole(drawn: Sequence[Sequence[Attempt]]) -> None:
+def check_whole(drawn: Sequence[Attempt]) -> None:
     """Raise BrokenSampleError if a sample broke."""
-    if told := broken([attempt for own in drawn for attempt in own]):
+    if told := broken(drawn):
         raise BrokenSampleError(told)
 
 
-def _mean(values: list[float]) -> float:
+def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values) if values else 0.0

@@ -1,4 +1,4 @@
-"""Seconds for the next problem, samples for the next wave, so that a run ends in time."""
+"""Seconds for the next problem, so that a run ends in time."""
 
 import math
 import time
@@ -15,7 +15,12 @@ RESERVE_SHARE = 0.5
 
 
 class Budget:
-    """total − margin, shared evenly over the problems still expected; surplus is handed on.
+    """total − margin, shared over the problems still expected; surplus is handed on.
+
+    Evenly; or, with `base_seconds`, a problem gets all that leaves so much (or the even share,
+    if that is less) for each of the others, up to `ceiling_seconds`: those that come first may
+    be hard. `hard_problems`: how many may take longer than the even share in that way; after
+    them shares are even (None: any number).
 
     All times in seconds. Call `start` when the competition's clock starts, and for each
     problem `allowance` before and `finish` after it. A problem beyond the expected ones gets
@@ -34,6 +39,8 @@ class Budget:
         clock: Callable[[], float] = time.monotonic,
         floor_seconds: float = 1.0,
         ceiling_seconds: float | None = None,
+        base_seconds: float | None = None,
+        hard_problems: int | None = None,
     ):
         # Each is asked for what it should be, so that NaN is refused too.
         if not 0 < total_seconds < math.inf:
@@ -52,6 +59,16 @@ class Budget:
                 f"ceiling_seconds is {ceiling_seconds}: give more than 0 and at least "
                 f"floor_seconds ({floor_seconds}), or None"
             )
+        if base_seconds is not None and not 0 <= base_seconds < math.inf:
+            raise ParameterError(f"base_seconds is {base_seconds}: give at least 0, or None")
+        if hard_problems is not None and not (hard_problems >= 0 and base_seconds is not None):
+            raise ParameterError(
+                f"hard_problems is {hard_problems}: give at least 0, and base_seconds with it"
+            )
+        self.base_seconds = base_seconds
+        self.hard_problems = math.inf if hard_problems is None else hard_problems
+        self._hard = 0  # problems so far that took longer than the even share
+        self._asked: tuple[float, float] | None = None  # the clock and the even share, at the last
         self.total_seconds = total_seconds
         self.margin_seconds = margin_seconds
         self.expected_problems = expected_problems
@@ -71,7 +88,10 @@ class Budget:
         self.start()
         left = self.left_seconds
         remaining = self.expected_problems - self.finished
-        share = left / remaining if remaining > 0 else left * OVERTIME_SHARE
+        even = share = left / remaining if remaining > 0 else left * OVERTIME_SHARE
+        if self.base_seconds is not None and remaining > 0 and self._hard < self.hard_problems:
+            share = left - min(self.base_seconds, even) * (remaining - 1)
+        self._asked = (self._clock(), even)
         to_the_reserve = max(0.0, left + self.margin_seconds * (1 - RESERVE_SHARE))
         floor = min(self.floor_seconds, to_the_reserve * OVERTIME_SHARE)
         return min(max(share, floor), self.ceiling_seconds)
@@ -79,6 +99,10 @@ class Budget:
     def finish(self) -> None:
         """Counts one problem as done."""
         self.finished += 1
+        if self._asked is not None:
+            began, even = self._asked
+            self._hard += self._clock() - began > even
+            self._asked = None
 
     @property
     def elapsed_seconds(self) -> float:
@@ -93,39 +117,3 @@ class Budget:
     def used_share(self) -> float:
         """Of total − margin, what has passed since the start; above 1 within the margin."""
         return self.elapsed_seconds / (self.total_seconds - self.margin_seconds)
-
-
-def next_wave(
-    drawn: int,
-    n_samples: int,
-    first: int,
-    tokens_per_second: float | None = None,
-    usual_tokens: float | None = None,
-    seconds: float | None = None,
-) -> int:
-    """How many samples of a problem to start now: 0 when none is wanted or no time is left.
-
-    The first wave has `first` samples, each later one as many as were `drawn` before it: to
-    ask in between then costs little, and votes that are still split seldom turn on a few
-    more. Fewer if, at `tokens_per_second` of all rows together, that many samples of
-    `usual_tokens` would not end within `seconds`; but one at least, since some are short.
-    None is not yet measured, or no limit. The rate is taken as the same for fewer rows,
-    which an engine that is faster with many does not quite reach.
-    """
-    if drawn < 0:
-        raise ParameterError(f"drawn is {drawn}: give at least 0")
-    for name, least in (("n_samples", n_samples), ("first", first)):
-        if least < 1:
-            raise ParameterError(f"{name} is {least}: give at least 1")
-    if tokens_per_second is not None and not tokens_per_second >= 0:
-        raise ParameterError(f"tokens_per_second is {tokens_per_second}: give at least 0, or None")
-    if usual_tokens is not None and not usual_tokens > 0:
-        raise ParameterError(f"usual_tokens is {usual_tokens}: give more than 0, or None")
-    if seconds is not None and math.isnan(seconds):
-        raise ParameterError("seconds is no number: give what is left until the deadline, or None")
-    if drawn >= n_samples or (seconds is not None and seconds <= 0):
-        return 0
-    size = min(n_samples - drawn, max(first, drawn))
-    if tokens_per_second is None or usual_tokens is None or seconds is None:
-        return size
-    return max(1, int(min(size, seconds * tokens_per_second / usual_tokens)))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from mathllm.engines.base import EngineError
 from mathllm.engines.exchange import check_url
 from mathllm.errors import ParameterError, WeightsError
+from mathllm.solving.dialects import ChatML
 from mathllm.solving.solution import SolverSettings
 from mathllm.solving.solver import Solver
 
@@ -122,7 +123,11 @@ def load_solver(
             wait_until_ready(engine.endpoint, ENDPOINT_SECONDS)
             main, spare = (
                 RemoteEngine(
-                    engine.endpoint, engine.endpoint_model, tokenizer, decoder.max_positions
+                    engine.endpoint,
+                    engine.endpoint_model,
+                    tokenizer,
+                    decoder.max_positions,
+                    patience_seconds=0.0 if strict else ENDPOINT_SECONDS,
                 ),
                 decoder,
             )
@@ -131,6 +136,8 @@ def load_solver(
                 raise
             load_fault = f"{fault}; the TRM answers"
     tools = open_tools(engine.tool_kernels)
-    solver = Solver(main, tokenizer, settings, tools=tools, spare=spare, strict=strict)
+    plain = ChatML(tokenizer)
+    dialect = plain if tools is None else ChatML(tokenizer, tools=True)
+    solver = Solver(main, dialect, settings, tools, (spare, plain), strict)
     solver.load_fault = load_fault
     return solver

@@ -17,9 +17,10 @@ class SolverSettings:
     """How one problem is sampled; the answer range is the competition's.
 
     `temperature` 0 is greedy: then all samples are the same, so `n_samples` should be 1.
-    Samples are drawn in waves, the first of `wave` (0: all at once), and no more once
-    `agreement` of them agree (0: only once the leader cannot be caught). `voting` is a method
-    of mathllm.solving.voting. `max_calls` programs may be run in a sample with tools.
+    `parallel` of them run at once (0: all); no more are begun and those that run are cancelled
+    once `agreement` of them agree, or the leader is `lead` whole votes ahead (0: only once it
+    cannot be caught). `voting` is a method of mathllm.solving.voting. `max_calls` programs may be
+    run in a sample with tools.
     """
 
     n_samples: int = 4
@@ -29,17 +30,19 @@ class SolverSettings:
     top_k: int = 0
     min_p: float = 0.0
     seed: int = 0
-    wave: int = 0
+    parallel: int = 0
     voting: str = "majority"
     agreement: int = 0
+    lead: float = 0.0
     max_calls: int = 4
     answer_min: int = CURRENT.answer_min
     answer_max: int = CURRENT.answer_max
 
     def __post_init__(self) -> None:
-        least = {"n_samples": 1, "max_new_tokens": 1, "wave": 0, "agreement": 0, "max_calls": 0}
+        least = {"n_samples": 1, "max_new_tokens": 1}
+        least |= dict.fromkeys(("parallel", "agreement", "lead", "max_calls"), 0)
         for name, low in least.items():
-            if getattr(self, name) < low:
+            if not getattr(self, name) >= low:
                 raise ParameterError(f"{name} is {getattr(self, name)}: it must be at least {low}")
         if self.voting not in WEIGHTS:
             raise ParameterError(f"voting is {self.voting!r}: it must be {', '.join(WEIGHTS)}")

@@ -1,8 +1,8 @@
 """One answer from many samples, with the reason for it, and whether more could change it.
 
-Every sample has a weight of FLOOR…1 by every method, so one sample never outvotes more than
-1/FLOOR others, however sure the model was. Weights are whole thousandths: they add up to
-the same in any order, and a tie is a tie.
+Every sample has a weight of FLOOR…1 by every method, and of answers with as much weight that of
+more samples wins: so one sample never outvotes 1/FLOOR others, however sure the model was. Weights
+are whole thousandths: they add up to the same in any order, and a tie is a tie.
 
     method          weight of a sample
     majority        1
@@ -87,7 +87,8 @@ def vote(ballots: Ballots, method: str = "majority", total: int | None = None) -
 
     A plain answer is a ballot without measures. `total` is how many samples were planned,
     where fewer may have been drawn; the reason says how many were not. Tie rule: of the
-    answers with the highest weight, the one that reached it first in sample order wins.
+    answers with the highest weight, that of most samples wins, and of those the one that was
+    there first in sample order.
     """
     undrawn = 0 if total is None else _to_come(ballots, total)
     note = f", {undrawn} of {total} not drawn" if undrawn else ""
@@ -105,30 +106,38 @@ def vote(ballots: Ballots, method: str = "majority", total: int | None = None) -
 
 
 def decided(
-    ballots: Ballots, total: int, method: str = "majority", agreement: int = 0
+    ballots: Ballots,
+    total: int,
+    method: str = "majority",
+    agreement: int = 0,
+    lead: float = 0.0,
 ) -> str | None:
     """Why no more of the `total` samples need to be drawn, or None.
 
     One of: all are drawn; the leader cannot be caught, even if every sample still to come
-    had a whole vote and one rival got them all; or `agreement` samples (0: never mind) gave
-    the leading answer while no other answer has more than RIVAL_SHARE of its weight. To stop
-    for the first two never changes what `vote` says, if the samples to come stand behind
-    those at hand; to stop for agreement may, and buys time with it.
+    had a whole vote and one rival got them all; `agreement` samples (0: never mind) gave the
+    leading answer while no other answer has more than RIVAL_SHARE of its weight; or the leader
+    has `lead` whole votes (0: never mind) more than any other. To stop for the first two never
+    changes what `vote` says, in whatever order samples come; to stop for the others may, and buys
+    time with it.
     """
     to_come = _to_come(ballots, total)
     if agreement < 0:
         raise ParameterError(f"agreement is {agreement}: give at least 1 sample, or 0 for none")
+    if not lead >= 0:
+        raise ParameterError(f"lead is {lead}: give votes, over 0, or 0 for none")
     leader, weights, counts = _tally(ballots, method)
     if to_come == 0:
         return f"all {total} samples are drawn"
     if leader is None:
         return None
-    rival = max((w for a, w in weights.items() if a != leader), default=0)
-    # As much is not enough to win: the leader was there first.
-    if rival + to_come * UNITS <= weights[leader]:
+    ahead = weights[leader] - max((w for a, w in weights.items() if a != leader), default=0)
+    if ahead > to_come * UNITS:
         return f"{leader} cannot be caught, {to_come} to come"
-    if 0 < agreement <= counts[leader] and rival <= RIVAL_SHARE * weights[leader]:
+    if 0 < agreement <= counts[leader] and ahead >= (1 - RIVAL_SHARE) * weights[leader]:
         return f"{counts[leader]} agree on {leader}"
+    if 0 < lead * UNITS <= ahead:
+        return f"{leader} leads by {_votes(ahead)}"
     return None
 
 
@@ -146,7 +155,8 @@ def _tally(ballots: Ballots, method: str) -> tuple[int | None, dict[int, int], C
             continue
         counts[ballot.answer] += 1
         weights[ballot.answer] += round(UNITS * weigh(ballot))
-        if leader is None or weights[ballot.answer] > weights[leader]:
+        of = (weights[ballot.answer], counts[ballot.answer])
+        if leader is None or of > (weights[leader], counts[leader]):
             leader = ballot.answer
     return leader, weights, counts
 

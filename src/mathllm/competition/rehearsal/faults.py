@@ -49,7 +49,7 @@ FAULTS = {
                 "margin_minutes": "0.05",
                 "expected_problems": "12",
                 "n_samples": "96",
-                "wave": "16",
+                "parallel": "16",
                 "voting": "majority",
                 "temperature": "1.5",
             },

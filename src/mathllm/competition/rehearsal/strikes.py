@@ -26,7 +26,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mathllm.engines import Completion, SamplingConfig
+    from mathllm.engines import SamplingConfig
+    from mathllm.engines.base import Sample
     from mathllm.solving import Solver
 
 LOADING = "mathllm.solving.loading"  # has the load_solver that is wrapped
@@ -39,10 +40,8 @@ LATE_SECONDS = 1.0  # after the deadline, that a slow engine comes back
 HANG_SECONDS = 36_000  # beyond any session
 LOOKS = 10  # of the sandbox's keeper at its kernels, that fail one after another
 
-Completions = list[list["Completion"]]
-Prompts = Sequence[Sequence[int]]
-Seeds = Sequence[Sequence[int]]
-Strike = Callable[["_Struck", Prompts, Sequence["SamplingConfig"], Seeds], Completions]
+Prompt = Sequence[int]
+Strike = Callable[["_Struck", Prompt, "SamplingConfig", int], "Sample"]
 
 
 class _Struck:
@@ -51,74 +50,64 @@ class _Struck:
     def __init__(self, solver: "Solver") -> None:
         self.engine, self.solver = solver.engine, solver
         self.strike: Strike | None = None
-        self.calls = 0  # of this problem
+        self.begun = False  # whether this problem's fault has struck what it strikes once
 
     @property
     def max_positions(self) -> int:
         return self.engine.max_positions
 
-    def generate(
-        self, prompts: Prompts, configs: Sequence["SamplingConfig"], seeds: Seeds
-    ) -> Completions:
-        self.calls += 1
+    def start(self, prompt: Prompt, config: "SamplingConfig", seed: int) -> "Sample":
         if self.strike is not None:
-            return self.strike(self, prompts, configs, seeds)
-        return self.engine.generate(prompts, configs, seeds)
+            return self.strike(self, prompt, config, seed)
+        return self.engine.start(prompt, config, seed)
 
 
-def _raise(*_: Any) -> Completions:
+def _raise(*_: Any) -> "Sample":
     raise RuntimeError("injected: the engine broke")
 
 
-def _no_memory(
-    struck: _Struck, prompts: Prompts, configs: Sequence["SamplingConfig"], seeds: Seeds
-) -> Completions:
-    """Twice in the middle of a batch."""
+def _no_memory(struck: _Struck, prompt: Prompt, config: "SamplingConfig", seed: int) -> "Sample":
+    """Twice in the middle of a problem."""
     import torch
 
-    calls = []
+    if not struck.begun:
+        calls = []
 
-    def scarce(*_: Any) -> None:
-        calls.append(1)
-        if len(calls) in (8, 16):
-            raise torch.OutOfMemoryError("injected: out of memory")
+        def scarce(*_: Any) -> None:
+            calls.append(1)
+            if len(calls) in (8, 16):
+                raise torch.OutOfMemoryError("injected: out of memory")
+            if len(calls) > 16:
+                hook.remove()
 
-    hook = struck.engine.model.backbone.model.register_forward_pre_hook(scarce)
-    try:
-        return struck.engine.generate(prompts, configs, seeds)
-    finally:
-        hook.remove()
+        hook = struck.engine.model.backbone.model.register_forward_pre_hook(scarce)
+        struck.begun = True
+    return struck.engine.start(prompt, config, seed)
 
 
 def _writes(code: str) -> Strike:
     """An engine that begins its samples with a program."""
 
-    def strike(
-        struck: _Struck, prompts: Prompts, configs: Sequence["SamplingConfig"], seeds: Seeds
-    ) -> Completions:
-        from mathllm.engines import Completion
+    def strike(struck: _Struck, prompt: Prompt, config: "SamplingConfig", seed: int) -> "Sample":
+        from mathllm.engines.base import Sample
 
-        if struck.calls > 1:
-            return struck.engine.generate(prompts, configs, seeds)
-        text = f"```python\n{code}\n```\n```output"
-        tokens = struck.solver.tokenizer(text, add_special_tokens=False)["input_ids"]
-        zeros = [0.0] * len(tokens)
-        return [
-            [Completion([*tokens], zeros, zeros, [], "stop") for _ in range(config.n)]
-            for config in configs
-        ]
+        tokenizer = struck.solver.dialect.tokenizer
+        if "```output" in tokenizer.decode(prompt):
+            return struck.engine.start(prompt, config, seed)
+        sample = Sample(config)
+        tokens = tokenizer(f"```python\n{code}\n```\n```output", add_special_tokens=False)
+        sample.completion.tokens += tokens["input_ids"]
+        sample.completion.entropy += [0.0] * len(tokens["input_ids"])
+        sample.end("stop")
+        return sample
 
     return strike
 
 
-def _slow(
-    struck: _Struck, prompts: Prompts, configs: Sequence["SamplingConfig"], seeds: Seeds
-) -> Completions:
+def _slow(struck: _Struck, prompt: Prompt, config: "SamplingConfig", seed: int) -> "Sample":
     """Comes back after the deadline, with nothing."""
-    deadline = max(config.deadline or 0.0 for config in configs)
-    time.sleep(max(0.0, deadline - time.monotonic()) + LATE_SECONDS)
-    late = [replace(config, deadline=0.0) for config in configs]
-    return struck.engine.generate(prompts, late, seeds)
+    time.sleep(max(0.0, (config.deadline or 0.0) - time.monotonic()) + LATE_SECONDS)
+    return struck.engine.start(prompt, replace(config, deadline=0.0), seed)
 
 
 def _hangs(library: type[ctypes.CDLL]) -> Strike:
@@ -126,16 +115,14 @@ def _hangs(library: type[ctypes.CDLL]) -> Strike:
     return lambda *_: library(None).sleep(HANG_SECONDS)
 
 
-def _dead_lock(*_: Any) -> Completions:
+def _dead_lock(*_: Any) -> "Sample":
     lock = threading.Lock()
     lock.acquire()
     lock.acquire()
     raise AssertionError("nobody gave the lock back")
 
 
-def _keeper(
-    struck: _Struck, prompts: Prompts, configs: Sequence["SamplingConfig"], seeds: Seeds
-) -> Completions:
+def _keeper(struck: _Struck, prompt: Prompt, config: "SamplingConfig", seed: int) -> "Sample":
     """The thread that keeps the sandbox's kernels meets an exception, while a program waits."""
     from mathllm.sandbox.kernel import Kernel
 
@@ -147,14 +134,12 @@ def _keeper(
             Kernel.watch = watch
         raise UnicodeDecodeError("utf-8", b"\xff", 0, 1, "injected: a process of an odd name")
 
-    if struck.calls == 1:
-        Kernel.watch = broken
-    return _writes("print(6 * 7)")(struck, prompts, configs, seeds)
+    if not struck.begun:
+        Kernel.watch, struck.begun = broken, True
+    return _writes("print(6 * 7)")(struck, prompt, config, seed)
 
 
-def _endless(
-    struck: _Struck, prompts: Prompts, configs: Sequence["SamplingConfig"], seeds: Seeds
-) -> Completions:
+def _endless(struck: _Struck, prompt: Prompt, config: "SamplingConfig", seed: int) -> "Sample":
     """An endpoint that keeps its connections alive and never says anything that counts."""
     from mathllm.engines.remote import RemoteEngine
 
@@ -166,19 +151,15 @@ def _endless(
                 time.sleep(0.05)
 
     def accept() -> None:
-        with suppress(OSError):
+        with suppress(OSError), listener:
             while True:
                 threading.Thread(target=drip, args=listener.accept()[:1], daemon=True).start()
 
     listener = socket.create_server(("127.0.0.1", 0))
     threading.Thread(target=accept, daemon=True).start()
-    try:
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
-        endpoint = RemoteEngine(url, "none", struck.solver.tokenizer, struck.max_positions)
-        return endpoint.generate(prompts, configs, seeds)
-    finally:
-        listener.shutdown(socket.SHUT_RDWR)
-        listener.close()
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+    tokenizer = struck.solver.dialect.tokenizer
+    return RemoteEngine(url, "none", tokenizer, struck.max_positions).start(prompt, config, seed)
 
 
 # By the names of faults.py.
@@ -204,7 +185,7 @@ def inject(name: str, solver: "Solver") -> None:
     engine, solve = _Struck(solver), solver.solve
 
     def chosen(*arguments: Any, **named: Any) -> Any:
-        engine.strike, engine.calls = choose(str(arguments[:1])), 0
+        engine.strike, engine.begun = choose(str(arguments[:1])), False
         return solve(*arguments, **named)
 
     solver.engine = engine
