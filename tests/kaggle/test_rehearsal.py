@@ -644,9 +644,9 @@ LOADING = """
 from types import SimpleNamespace
 
 def load_solver(name):
-    engine = SimpleNamespace(max_positions=9, generate=lambda *asked: [name, *asked])
-    solver = SimpleNamespace(engine=engine, tokenizer=None)
-    solver.solve = lambda: solver.engine.generate([[1]], [None], [[0]])
+    engine = SimpleNamespace(max_positions=9, start=lambda *asked: [name, *asked])
+    solver = SimpleNamespace(engine=engine)
+    solver.solve = lambda: solver.engine.start([1], None, 0)
     return solver
 """
 SOLVE = """

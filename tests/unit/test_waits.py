@@ -127,6 +127,7 @@ ENDS = {
         engines/local.py _Arrivals.add: with self._lock
         engines/local.py _Arrivals.over: with self._lock
         engines/local.py _Arrivals.take: with self._lock
+        engines/remote.py _Seeds.blamed: with self._lock
         engines/remote.py _Watcher._watch: with self._lock
         engines/remote.py _Watcher.watch: with self._lock
         solving/attempts.py Runner._run_all: with self._lock

@@ -182,6 +182,7 @@ class _Seeds:
 
     def __init__(self) -> None:
         self._wanted, self._proven = True, False
+        self._lock = threading.Lock()
 
     def sent(self, config: SamplingConfig) -> bool:
         """Whether a request with these settings has one. Greedy samples need none."""
@@ -198,7 +199,8 @@ class _Seeds:
         died = not gone and (_is_away(fault) or isinstance(fault, _EndedError))
         if not refused and (self._proven or not died):
             return False
-        first, self._wanted = self._wanted, False
+        with self._lock:
+            first, self._wanted = self._wanted, False
         if first:
             log.warning(
                 "the server %s a request with a seed (%s): from now on none is sent, and samples "
