@@ -30,7 +30,7 @@ def tokenizer():
 
 
 def engine(url: str, tokenizer) -> RemoteEngine:
-    return RemoteEngine(url, "any", tokenizer, max_positions=1000)
+    return RemoteEngine(url, "any", ChatML(tokenizer), max_positions=1000)
 
 
 def asked(remote, n: int = 1, **config):
@@ -191,7 +191,7 @@ def test_a_redirect_is_not_followed_and_nothing_else_is_asked(tokenizer, monkeyp
         monkeypatch.delenv("NO_PROXY", raising=False)
         moved = f"HTTP/1.1 307 Moved\r\nLocation: {elsewhere}/completions\r\n\r\n".encode()
         with serving(say(moved)) as (url, seen):
-            remote = RemoteEngine(url, "any", tokenizer, 1000, api_key="sesame")
+            remote = RemoteEngine(url, "any", ChatML(tokenizer), 1000, api_key="sesame")
             with pytest.raises(EngineError, match="status 307"):
                 asked(remote)
             assert not is_ready(url)
@@ -252,7 +252,7 @@ SECRET = "sesame-open"
 )
 def test_an_address_that_is_none_is_refused_in_words_and_without_its_password(url, tokenizer):
     with pytest.raises(ParameterError, match=r"^endpoint") as caught:
-        RemoteEngine(url, "any", tokenizer, 100)
+        RemoteEngine(url, "any", ChatML(tokenizer), 100)
     assert SECRET not in str(caught.value)
     if url:
         with pytest.raises(ParameterError, match=r"^endpoint"):
@@ -262,13 +262,13 @@ def test_an_address_that_is_none_is_refused_in_words_and_without_its_password(ur
 @pytest.mark.parametrize("key", [f"{SECRET}\nX: y", f"{SECRET} two", f"{SECRET}\u00e9", "\x00"])
 def test_a_key_that_is_none_is_refused_without_being_shown(key, tokenizer):
     with pytest.raises(ParameterError, match="key") as caught:
-        RemoteEngine("http://127.0.0.1:8000/v1", "any", tokenizer, 100, api_key=key)
+        RemoteEngine("http://127.0.0.1:8000/v1", "any", ChatML(tokenizer), 100, api_key=key)
     assert SECRET not in str(caught.value)
 
 
 def test_a_key_is_trimmed_and_sent(tokenizer):
     with serving(say(STREAM, WHOLE)) as (url, seen):
-        remote = RemoteEngine(url, "any", tokenizer, 1000, api_key=f" {SECRET}\n")
+        remote = RemoteEngine(url, "any", ChatML(tokenizer), 1000, api_key=f" {SECRET}\n")
         asked(remote)
     assert f"Authorization: Bearer {SECRET}\r\n".encode() in seen[0]
 
@@ -377,7 +377,7 @@ def test_a_server_that_answers_500_for_a_while_is_waited_for(tokenizer):
     with serving(answer) as (url, _):
         with pytest.raises(EngineError, match="status 500"):
             ask(url, tokenizer, deadline=began + 20.0)
-        patient = RemoteEngine(url, "any", tokenizer, 1000, patience_seconds=10.0)
+        patient = RemoteEngine(url, "any", ChatML(tokenizer), 1000, patience_seconds=10.0)
         (sample,) = asked(patient, deadline=began + 20.0)
         assert sample.tokens == [5, 6]
         began = time.monotonic()

@@ -75,7 +75,7 @@ def dying(tmp_path):
 
 
 def engine(url: str, tokenizer, model: str = "tiny") -> RemoteEngine:
-    return RemoteEngine(url, model, tokenizer, max_positions=1024)
+    return RemoteEngine(url, model, ChatML(tokenizer), max_positions=1024)
 
 
 @pytest.mark.slow

@@ -113,7 +113,7 @@ def test_four_that_agree_end_the_other_four_and_their_connections(tokenizer):
     tools = Sessions()
     with serving(answer) as (url, _):
         settings = SolverSettings(n_samples=8, agreement=4, max_new_tokens=200)
-        remote = RemoteEngine(url, "any", tokenizer, 1000)
+        remote = RemoteEngine(url, "any", ChatML(tokenizer), 1000)
         solver = Solver(remote, ChatML(tokenizer, tools=True), settings, tools)
         solution = solver.solve("p", "What?", 60.0)
         assert solution.answer == 7

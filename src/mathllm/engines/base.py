@@ -90,6 +90,18 @@ class Completion:
     accepted: int = 0
 
 
+class Vocabulary(Protocol):
+    """A model's `size` tokens."""
+
+    size: int
+
+    def encode(self, text: str) -> list[int]:
+        """A text as tokens."""
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Tokens as text."""
+
+
 class Sample:
     """A sample on its way: `completion` grows until it has a finish_reason.
 

@@ -12,15 +12,12 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from http.client import HTTPException
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from mathllm.engines.base import EngineError, SamplingConfig
+from mathllm.engines.base import EngineError, SamplingConfig, Vocabulary
 from mathllm.engines.exchange import Exchange, check_url, key_header
 from mathllm.engines.requests import Row, row_of
 from mathllm.wording import shown, writable
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 CONNECT_SECONDS = 5.0
 # Without a token from the server, before a sample counts as hanging: at most this long, and at
@@ -50,7 +47,7 @@ class RemoteEngine:
         self,
         url: str,
         model: str,
-        tokenizer: "PreTrainedTokenizerBase",
+        vocabulary: Vocabulary,
         max_positions: int,
         api_key: str | None = None,
         patience_seconds: float = 0.0,
@@ -58,7 +55,7 @@ class RemoteEngine:
         check_url(url)
         self.url = url.rstrip("/")
         self.model = model
-        self.tokenizer = tokenizer
+        self.vocabulary = vocabulary
         self.max_positions = max_positions
         self.patience_seconds = patience_seconds
         self._headers = key_header(api_key)
@@ -67,7 +64,7 @@ class RemoteEngine:
 
     def start(self, prompt: Sequence[int], config: SamplingConfig, seed: int) -> Row:
         """As Engine.start. A request that fails ends its sample by "fault"."""
-        row = row_of(prompt, config, seed, len(self.tokenizer), self.max_positions)
+        row = row_of(prompt, config, seed, self.vocabulary.size, self.max_positions)
         stream = _Stream(row)
         self._watcher.watch(stream)
         threading.Thread(target=self._run, args=(stream,), name="stream", daemon=True).start()
@@ -131,7 +128,7 @@ class RemoteEngine:
 
     def _body(self, row: Row) -> dict[str, Any]:
         config = row.config
-        stop = [self.tokenizer.decode(list(ids)) for ids in config.stop_sequences]
+        stop = [self.vocabulary.decode(ids) for ids in config.stop_sequences]
         body: dict[str, Any] = {
             "model": self.model,
             "prompt": row.prompt,
@@ -160,8 +157,8 @@ class RemoteEngine:
         if tokens is None:
             if not isinstance(text, str) or len(text) > TEXT_CHARS:
                 raise EngineError(f"the text of a reply is {shown(text)}")
-            tokens = self.tokenizer(writable(text), add_special_tokens=False)["input_ids"]
-        size = len(self.tokenizer)
+            tokens = self.vocabulary.encode(writable(text))
+        size = self.vocabulary.size
         if not isinstance(tokens, list) or not all(
             type(token) is int and 0 <= token < size for token in tokens
         ):

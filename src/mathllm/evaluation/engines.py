@@ -16,6 +16,7 @@ from mathllm.engines.remote import RemoteEngine
 from mathllm.engines.server import wait_until_ready
 from mathllm.errors import ParameterError
 from mathllm.files import digest
+from mathllm.solving.dialects import ChatML
 from mathllm.solving.loading import ENDPOINT_SECONDS, load_model
 from mathllm.trm import RecursiveLM
 from mathllm.wording import shown
@@ -122,4 +123,6 @@ def _endpoint(
         raise ParameterError(f"endpoint {fault}: start the server or correct the address") from None
     config = json.loads((folder / "backbone" / "config.json").read_text(encoding="utf-8"))
     positions = config["max_position_embeddings"]
-    return EngineSpec(ENDPOINT, served, partial(RemoteEngine, url, served, tokenizer, positions))
+    return EngineSpec(
+        ENDPOINT, served, partial(RemoteEngine, url, served, ChatML(tokenizer), positions)
+    )

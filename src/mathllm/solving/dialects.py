@@ -7,6 +7,7 @@ model that generates, whatever else is loaded.
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from mathllm.engines.base import Vocabulary
 from mathllm.solving.programs import OUTPUT, waiting
 
 if TYPE_CHECKING:  # it takes seconds; whoever only votes is spared them
@@ -40,17 +41,15 @@ class Conversation(Protocol):
         """What its program printed, as the model expects it."""
 
 
-class Dialect(Protocol):
-    """Opens conversations. `stop_ids` and `stop_sequences` end a turn."""
+class Dialect(Vocabulary, Protocol):
+    """Opens conversations. `stop_ids` and `stop_sequences` end a turn; special tokens are left
+    out of what is decoded."""
 
     stop_ids: frozenset[int]
     stop_sequences: tuple[tuple[int, ...], ...]
 
     def begin(self, problem: str, positions: int, new_tokens: int) -> Conversation:
         """For a model of so many positions, of which the answer wants `new_tokens`."""
-
-    def decode(self, tokens: Sequence[int]) -> str:
-        """Tokens as text, special ones left out."""
 
 
 class ChatML:
@@ -66,6 +65,7 @@ class ChatML:
         from mathllm.data.chat import SYSTEM_PROMPT, TOOL_PROMPT, end_of_turn_id, padding_id
 
         self.tokenizer = tokenizer
+        self.size = len(tokenizer)
         self.system = system or (TOOL_PROMPT if tools else SYSTEM_PROMPT)
         self.stop_ids = frozenset({end_of_turn_id(tokenizer), padding_id(tokenizer)})
         self.stop_sequences = (tuple(self.encode(OUTPUT)),) if tools else ()
@@ -82,12 +82,12 @@ class ChatML:
         return ChatMLConversation(self, prompt[: keep - len(tail)] + tail, note)
 
     def encode(self, text: str) -> list[int]:
-        """Text as tokens."""
+        """As Vocabulary.encode."""
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """As Dialect.decode."""
-        return self.tokenizer.decode(tokens, skip_special_tokens=True)
+        """As Vocabulary.decode."""
+        return self.tokenizer.decode(list(tokens), skip_special_tokens=True)
 
     def _prompt(self, problem: str) -> list[int]:
         from mathllm.data.chat import prompt_ids

@@ -125,7 +125,7 @@ def load_solver(
                 RemoteEngine(
                     engine.endpoint,
                     engine.endpoint_model,
-                    tokenizer,
+                    ChatML(tokenizer),
                     decoder.max_positions,
                     patience_seconds=0.0 if strict else ENDPOINT_SECONDS,
                 ),

@@ -158,8 +158,8 @@ def _endless(struck: _Struck, prompt: Prompt, config: "SamplingConfig", seed: in
     listener = socket.create_server(("127.0.0.1", 0))
     threading.Thread(target=accept, daemon=True).start()
     url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
-    tokenizer = struck.solver.dialect.tokenizer
-    return RemoteEngine(url, "none", tokenizer, struck.max_positions).start(prompt, config, seed)
+    vocabulary = struck.solver.dialect
+    return RemoteEngine(url, "none", vocabulary, struck.max_positions).start(prompt, config, seed)
 
 
 # By the names of faults.py.
