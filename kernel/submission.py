@@ -49,6 +49,10 @@ tool_kernels: int = 0  # Python kernels for programs that the model writes; 0: n
 endpoint: str = ""  # OpenAI-compatible server that generates, as http://127.0.0.1:8000/v1
 endpoint_model: str = ""  # its name there
 server: str = ""  # command that starts it, as "vllm serve FOLDER --port 8000"; empty: it runs
+dialect: str = "chatml"  # of the endpoint's model: chatml, or harmony for gpt-oss
+tokenizer: str = ""  # folder of its tokenizer.json; empty: the backbone's, which then stands in
+positions: int = 0  # its context, in tokens; with tokenizer
+effort: str = "high"  # of harmony: low, medium, high
 cuda_graphs: bool = True  # False if recording them fails on the GPU at hand: slower
 hours: float = 5.0  # length of the session
 margin_minutes: float = 15.0  # kept free at its end
@@ -89,7 +93,17 @@ budget = Budget(
     base_seconds=base_seconds or None,
     hard_problems=hard_problems or None,
 )
-engine = EngineSettings(tool_kernels, endpoint, endpoint_model, server, cuda_graphs)
+engine = EngineSettings(
+    tool_kernels,
+    endpoint,
+    endpoint_model,
+    server,
+    cuda_graphs,
+    dialect,
+    tokenizer,
+    positions,
+    effort,
+)
 
 # %%
 submission = serve(weights, settings, budget, engine, bundle)

@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 import time
+from dataclasses import replace
 from functools import partial
 
 from mathllm.solving import Attempt, Solution
@@ -100,6 +101,8 @@ class Solver:
         if first == "tell":
             tell(solution(problem_id, 7))
             return self.solve(problem_id, rest, seconds, tell)
+        if first == "hung":
+            return replace(solution(problem_id, 5), hung=True)
         if first == "pid":
             return solution(problem_id, os.getpid() % 100_000)
         if first == "raise":

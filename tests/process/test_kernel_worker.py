@@ -90,6 +90,16 @@ def test_a_hang_is_ended_in_time_with_its_stack_and_the_next_problem_is_solved(m
     assert len(told.of("worker")) == 2
 
 
+def test_a_worker_in_which_samples_go_on_is_replaced_behind_its_answer(made):
+    worker, told = made()
+    assert worker.solve("a", "hung", SECONDS).answer == 5
+    assert "samples do not end" in told.of("fault")[0]["cause"]
+    assert ended_within(1, told.of("worker")[0]["pid"])
+    worker.wait_until_loaded()
+    assert worker.solve("b", "abcd", SECONDS).answer == 4
+    assert len(told.of("worker")) == 2
+
+
 @pytest.mark.parametrize("name", worker_solvers.DEATHS)
 def test_a_death_is_seen_at_once(made, name):
     worker, _ = made()

@@ -3,6 +3,8 @@
 import json
 import os
 import random
+import subprocess
+import sys
 import threading
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,8 +18,8 @@ from helpers.scripted import Instant
 from mathllm.answers.extract import extract_answer
 from mathllm.engines import Completion
 from mathllm.engines.remote import RemoteEngine
-from mathllm.errors import WeightsError
-from mathllm.solving import Solver, SolverSettings
+from mathllm.errors import ParameterError, WeightsError
+from mathllm.solving import EngineSettings, Solver, SolverSettings
 from mathllm.solving.harmony import TOOL, FileVocabulary, Harmony, Message
 
 VOCABULARY = Path(os.environ.get("TIKTOKEN_ENCODINGS_BASE", ROOT.parent / "shared/data/o200k"))
@@ -315,3 +317,75 @@ def test_a_model_without_the_marks_is_named():
         Harmony(tokens)
     with pytest.raises(WeightsError, match=r"absent.json cannot be read"):
         FileVocabulary(Path("absent.json"))
+
+
+def write_tokenizer(folder):
+    """A tokenizer.json of bytes and Harmony's marks."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    model = models.BPE(vocab={sign: n for n, sign in enumerate(alphabet)}, merges=[])
+    tokenizer = Tokenizer(model)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(MARKS)
+    tokenizer.save(str(folder / "tokenizer.json"))
+
+
+ALONE = """
+import sys
+from pathlib import Path
+from mathllm.solving import EngineSettings, SolverSettings, load_solver
+
+url, folder = sys.argv[1:]
+engine = EngineSettings(
+    endpoint=url, endpoint_model="any", dialect="harmony", tokenizer=folder, positions=9000
+)
+settings = SolverSettings(n_samples=1, max_new_tokens=500)
+solver = load_solver(Path("no weights"), settings, engine=engine)
+print(solver.solve("p", "What?", 20.0).answer)
+print(sorted({"torch", "transformers", "polars"} & set(sys.modules)))
+"""
+
+
+@pytest.mark.slow
+def test_an_endpoint_alone_needs_no_weights_and_no_torch(tmp_path):
+    write_tokenizer(tmp_path)
+    vocabulary = FileVocabulary(tmp_path / "tokenizer.json")
+
+    def answer(connection, body):
+        if not body:
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+            return
+        said = [vocabulary.special("<|channel|>"), *vocabulary.encode("final")]
+        said += [vocabulary.special("<|message|>"), *vocabulary.encode(r"\boxed{42}")]
+        said += [vocabulary.special("<|return|>")]
+        connection.sendall(STREAM + event(text="", token_ids=said, finish_reason="stop"))
+
+    with serving(answer) as (url, seen):
+        run = subprocess.run(
+            [sys.executable, "-c", ALONE, url, str(tmp_path)],
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+        )
+    assert run.stdout.splitlines() == ["42", "[]"], run.stderr
+    assert b"stop_token_ids" in seen[-1]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"dialect": "klingon"}, "dialect is 'klingon'"),
+        ({"effort": "some"}, "effort is 'some'"),
+        ({"dialect": "harmony"}, "tokenizer is empty"),
+        ({"tokenizer": "x"}, "positions 0"),
+        ({"positions": 9}, "tokenizer is ''"),
+        ({"tokenizer": "x", "positions": 9, "endpoint": ""}, "with an endpoint"),
+    ],
+)
+def test_settings_of_a_served_model_that_cannot_be_are_named(wrong, named):
+    given = {"endpoint": "http://127.0.0.1:1/v1", "endpoint_model": "any"} | wrong
+    with pytest.raises(ParameterError, match=named):
+        EngineSettings(**given)

@@ -152,17 +152,21 @@ class Runner:
             session.cancel()
 
     def so_far(self) -> Attempt:
-        """What it has now; its result once it has ended."""
+        """Its result; what it has now, without its text, while it runs."""
         with self._lock:
             if self.result is not None:
                 return self.result
-            sample = self._sample
-            whole, tokens = self._whole, []
-            if sample is not None:
-                tokens = [*sample.completion.tokens]
-                whole = _joined(whole, sample.completion)
-            text = self._conversation.text(tokens)
-            return self._attempt(whole, text, "cancelled" if self._cancelled else "running")
+            whole = self._whole
+            if self._sample is not None:
+                whole = _joined(whole, self._sample.completion)
+            reason = "cancelled" if self._cancelled else "running"
+            return replace(self._attempt(whole, "", reason), answer=self._answer)
+
+    @property
+    def late(self) -> bool:
+        """Whether its time is up."""
+        deadline = self.asked.config.deadline
+        return deadline is not None and time.monotonic() >= deadline
 
     @property
     def answer(self) -> int | None:

@@ -7,11 +7,17 @@ from typing import TYPE_CHECKING
 from mathllm.engines.base import EngineError
 from mathllm.engines.exchange import check_url
 from mathllm.errors import ParameterError, WeightsError
-from mathllm.solving.dialects import ChatML
+from mathllm.solving.dialects import ChatML, Dialect
+from mathllm.solving.harmony import EFFORTS, FileVocabulary, Harmony
 from mathllm.solving.solution import SolverSettings
 from mathllm.solving.solver import Solver
+from mathllm.wording import shown
 
 ENDPOINT_SECONDS = 60.0  # for a running endpoint to answer
+# At most, and at most half of a sample's time, that a server which was there and is away is
+# waited for: a large model takes minutes to load again.
+PATIENCE_SECONDS = 600.0
+DIALECTS = ("chatml", "harmony")
 
 if TYPE_CHECKING:
     from mathllm.sandbox import SandboxPool
@@ -51,8 +57,11 @@ class EngineSettings:
 
     `endpoint`: URL of an OpenAI-compatible server that generates in place of the TRM, as
     "http://127.0.0.1:8000/v1", and `endpoint_model` its name there. `server` is the command
-    line that a kernel starts it with, if it does not run yet. `cuda_graphs`: on a GPU, passes
-    are replayed as CUDA graphs. Raises ParameterError.
+    line that a kernel starts it with, if it does not run yet. `dialect` is how its model is
+    spoken to, one of DIALECTS, `tokenizer` the folder of that model's tokenizer.json, and
+    `positions` its context; with them the endpoint is all that generates, and no weights are
+    loaded. Without, it is spoken to as the backbone. `effort` is Harmony's. `cuda_graphs`: on a
+    GPU, passes are replayed as CUDA graphs. Raises ParameterError.
     """
 
     tool_kernels: int = 0
@@ -60,8 +69,28 @@ class EngineSettings:
     endpoint_model: str = ""
     server: str = ""
     cuda_graphs: bool = True
+    dialect: str = "chatml"
+    tokenizer: str = ""
+    positions: int = 0
+    effort: str = "high"
+
+    @property
+    def endpoint_alone(self) -> bool:
+        """Whether nothing else generates."""
+        return bool(self.tokenizer)
 
     def __post_init__(self) -> None:
+        for name, known in (("dialect", DIALECTS), ("effort", EFFORTS)):
+            if (value := getattr(self, name)) not in known:
+                raise ParameterError(f"{name} is {shown(value)}: it must be {', '.join(known)}")
+        alone = {"tokenizer": self.tokenizer, "positions": self.positions > 0}
+        if any(alone.values()) and not (all(alone.values()) and self.endpoint):
+            raise ParameterError(
+                f"tokenizer is {shown(self.tokenizer)} and positions {self.positions}: give both, "
+                "with an endpoint, or neither"
+            )
+        if self.dialect != DIALECTS[0] and not self.tokenizer:
+            raise ParameterError(f"tokenizer is empty: {self.dialect} needs the model's own")
         if self.tool_kernels < 0:
             raise ParameterError(f"tool_kernels is {self.tool_kernels}: give at least 0")
         if self.endpoint and not self.endpoint_model:
@@ -85,6 +114,29 @@ def open_tools(kernels: int) -> "SandboxPool | None":
     return tools
 
 
+def load_endpoint(settings: SolverSettings | None, engine: EngineSettings, strict: bool) -> Solver:
+    """A solver whose endpoint is all that generates. Raises EngineError where it does not answer,
+    WeightsError for a tokenizer that does not speak the dialect."""
+    from mathllm.engines.remote import RemoteEngine
+    from mathllm.engines.server import wait_until_ready
+
+    tools = open_tools(engine.tool_kernels)
+    folder = Path(engine.tokenizer)
+    dialect: Dialect
+    if engine.dialect == "harmony":
+        vocabulary = FileVocabulary(folder / "tokenizer.json")
+        dialect = Harmony(vocabulary, tools is not None, engine.effort)
+    else:
+        from mathllm.data.chat import load_tokenizer
+
+        dialect = ChatML(load_tokenizer(folder), tools is not None)
+    wait_until_ready(engine.endpoint, ENDPOINT_SECONDS)
+    patience = 0.0 if strict else PATIENCE_SECONDS
+    url, served = engine.endpoint, engine.endpoint_model
+    remote = RemoteEngine(url, served, dialect, engine.positions, patience_seconds=patience)
+    return Solver(remote, dialect, settings, tools, strict=strict)
+
+
 def load_solver(
     weights: Path,
     settings: SolverSettings | None = None,
@@ -100,12 +152,14 @@ def load_solver(
     `load_fault` says so, as it does of an endpoint that does not answer, which leaves the
     TRM. Raises EngineError if strict.
     """
+    engine = engine or EngineSettings()
+    if engine.endpoint_alone:
+        return load_endpoint(settings, engine, strict)
     from mathllm.data.chat import load_tokenizer
     from mathllm.engines import BackboneDecoder, Decoder
     from mathllm.engines.remote import RemoteEngine
     from mathllm.engines.server import wait_until_ready
 
-    engine = engine or EngineSettings()
     load_fault = None
     try:
         model = load_model(weights, device, backbone)
@@ -127,7 +181,7 @@ def load_solver(
                     engine.endpoint_model,
                     ChatML(tokenizer),
                     decoder.max_positions,
-                    patience_seconds=0.0 if strict else ENDPOINT_SECONDS,
+                    patience_seconds=0.0 if strict else PATIENCE_SECONDS,
                 ),
                 decoder,
             )

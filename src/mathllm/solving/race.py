@@ -15,8 +15,9 @@ from mathllm.solving.attempts import Asked, Attempt, Runner, Tools
 from mathllm.solving.solution import SolverSettings, ballot_of
 from mathllm.solving.voting import Ballot, decided
 
-# For attempts that were cancelled, or are late, to end by themselves; they are left behind then.
-GRACE_SECONDS = 0.7
+# For attempts that were cancelled to end by themselves; they are left behind then. Those that are
+# late get longer: a pass of an engine may take so long.
+GRACE_SECONDS, LATE_SECONDS = 0.7, 3.0
 
 Told = Callable[[Sequence[Attempt]], None]
 
@@ -27,8 +28,9 @@ def race(
     settings: SolverSettings,
     tools: Tools | None = None,
     told: Told = lambda _: None,
-) -> tuple[list[Attempt], str]:
-    """Attempts in the order of their numbers, and why no more were made, "" if all were.
+) -> tuple[list[Attempt], str, list[Runner]]:
+    """Attempts in the order of their numbers; why no more were made, "" if all were; and who was
+    left behind running, cancelled.
 
     `settings.parallel` of them run at once, at most as many as the tools have sessions. `told`
     gets the attempts so far whenever one has ended or has closed a box.
@@ -65,8 +67,9 @@ def race(
         elif free:
             for _ in range(free):
                 begin()
-    _cancel(_running(runners), news)
-    return [runner.so_far() for runner in runners], why
+    late = deadline is not None and time.monotonic() >= deadline
+    _cancel(_running(runners), news, LATE_SECONDS if late else GRACE_SECONDS)
+    return [runner.so_far() for runner in runners], why, _running(runners)
 
 
 def _running(runners: Sequence[Runner]) -> list[Runner]:
@@ -121,11 +124,11 @@ def _run(runner: Runner, news: "queue.SimpleQueue[Runner]") -> None:
         news.put(runner)
 
 
-def _cancel(running: Sequence[Runner], news: "queue.SimpleQueue[Runner]") -> None:
-    """End those that run, and wait a moment for them."""
+def _cancel(running: Sequence[Runner], news: "queue.SimpleQueue[Runner]", seconds: float) -> None:
+    """End those that run, and wait so long for them."""
     for runner in running:
         runner.cancel()
-    limit = time.monotonic() + GRACE_SECONDS
+    limit = time.monotonic() + seconds
     with suppress(queue.Empty):
         while _running(running):
             news.get(timeout=max(limit - time.monotonic(), 0.0))

@@ -53,7 +53,8 @@ class Solution:
     """The answer to submit (FALLBACK_ANSWER without a valid vote) and how it came about.
 
     `votes` has the weight of each answer. `faults` says what failed on the way and what was
-    done instead.
+    done instead. `hung`: something goes on though it was ended, so that whoever solves is best
+    replaced.
     """
 
     problem_id: str
@@ -63,6 +64,7 @@ class Solution:
     attempts: list[Attempt]
     seconds: float
     faults: list[str] = field(default_factory=list)
+    hung: bool = False
 
 
 def decide(

@@ -13,12 +13,13 @@ from mathllm.solving.attempts import (
     Asked,
     Attempt,
     BrokenSampleError,
+    Runner,
     Tools,
     broken,
     check_whole,
 )
 from mathllm.solving.dialects import Dialect
-from mathllm.solving.race import all_of, race
+from mathllm.solving.race import LATE_SECONDS, all_of, race
 from mathllm.solving.solution import Solution, SolverSettings, decide
 
 RESCUE_SAMPLES = 2  # that the spare engine draws
@@ -52,6 +53,7 @@ class Solver:
         self.spare = spare
         self.strict = strict
         self.load_fault: str | None = None  # what was missing when it was loaded
+        self._left: list[tuple[float, Runner]] = []  # when attempts were left behind, running
         self._sampling()  # checks the settings
 
     def solve(
@@ -85,7 +87,8 @@ class Solver:
             try:
                 asked = self.asked(problem_id, problem, deadline, engine, dialect, samples)
                 note = asked.begin().note
-                best, early = race(asked, engine, self.settings, tools, told)
+                best, early, left = race(asked, engine, self.settings, tools, told)
+                self._left += [(time.monotonic(), runner) for runner in left]
             except Exception as fault:  # of the prompt, or of starting anything at all
                 if self.strict:
                     raise
@@ -101,7 +104,14 @@ class Solver:
                 break
         else:
             faults[-1] += "; nothing is left to try"
-        return solution(best)
+        return replace(solution(best), hung=self._hung())
+
+    def _hung(self) -> bool:
+        """Whether an attempt does not end that should have: its engine hangs, or its session."""
+        now = time.monotonic()
+        self._left = [(since, one) for since, one in self._left if one.result is None]
+        late = now - LATE_SECONDS
+        return any(since <= late or one.late for since, one in self._left)
 
     def _ways(self) -> list[tuple[Engine, Dialect, Tools | None, int]]:
         """What is tried, one after the other, as long as every sample breaks."""

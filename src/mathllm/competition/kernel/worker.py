@@ -130,6 +130,8 @@ class Worker:
                 case ("so far", self._asked, solution):
                     so_far = solution
                 case ("solved", self._asked, solution):
+                    if solution.hung:
+                        self._end_hung()
                     return solution
                 case ("raised", self._asked, fault):
                     raise fault
@@ -141,7 +143,12 @@ class Worker:
         if self._process is not None:
             self._process.close()
 
-    def _lost(self, why: str, so_far: Solution | None) -> WorkerError:
+    def _end_hung(self) -> None:
+        """It answered, and something in it goes on that should have ended: another follows."""
+        self._process.end_hung()
+        self._lost("samples do not end: the worker was ended")
+
+    def _lost(self, why: str, so_far: Solution | None = None) -> WorkerError:
         stack = self._process.stack
         if not self._strict:
             self._tell("fault", cause=why, stack=stack)

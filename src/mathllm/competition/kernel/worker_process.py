@@ -23,12 +23,15 @@ from mathllm.children import end_with
 from mathllm.competition.kernel.backbone import find_backbone
 from mathllm.errors import cause_of
 from mathllm.solving import EngineSettings, Solver, SolverSettings, load_solver
+from mathllm.solving.loading import load_endpoint
 
 
 def load_kernel_solver(
     weights: str, settings: SolverSettings, engine: EngineSettings, strict: bool
 ) -> Solver:
     """The solver of a kernel, from what is attached. Raises as load_solver where strict."""
+    if engine.endpoint_alone:
+        return load_endpoint(settings, engine, strict)
     folder = paths.locate_weights(weights)
     model = find_backbone(folder, strict)
     # Here and not above: the kernel imports this module, and never torch.
