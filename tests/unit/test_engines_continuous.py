@@ -1,7 +1,9 @@
 """Rows that come and go between passes: what a sample says depends on nothing but its seed."""
 
+import gc
 import random
 import time
+import weakref
 
 import pytest
 import torch
@@ -159,6 +161,28 @@ def test_memory_that_runs_out_while_one_joins_costs_no_token(monkeypatch):
     for row, prompt, seed in ((first, [1, 2], 1), (second, [3, 4, 5], 2)):
         assert finished(row).tokens == alone(Decoder, trm, prompt, config, seed).tokens
         assert row.completion.finish_reason == "length"
+
+
+@KINDS
+def test_nothing_is_held_once_all_have_ended(kind, monkeypatch):
+    made = []
+    begin = Lanes.__init__
+
+    def seen(lanes, *arguments):
+        begin(lanes, *arguments)
+        made.append(weakref.ref(lanes))
+
+    monkeypatch.setattr(Lanes, "__init__", seen)
+    engine = kind(model(), graphs=False)
+    for row in [engine.start([1, 2], SAMPLED, seed) for seed in range(3)]:
+        finished(row)
+    engine.generate([[1, 2]], SAMPLED)
+    deadline = time.monotonic() + 5
+    while any(lanes() for lanes in made) and time.monotonic() < deadline:
+        time.sleep(0.01)
+        gc.collect()
+    assert made
+    assert not [lanes() for lanes in made if lanes()]
 
 
 def test_a_prompt_that_cannot_be_is_refused_at_once():

@@ -100,6 +100,9 @@ def _one_unit(tokens: Sequence[Token], at: int) -> int:
         return _fraction_end(tokens, at)
     if at < len(tokens) and tokens[at].text == "(" and tokens[at].in_text:
         return _bracket_end(tokens, at)  # 42 (ordered) pairs
+    if at + 1 < len(tokens) and tokens[at].text == "/" and tokens[at + 1].kind == "word":
+        _check(tokens[at + 1])  # $140/week
+        return at if is_function(tokens, at + 1) else _exponent_end(tokens, at + 2)
     if not _is_unit(tokens, at) or (tokens[at].kind == "word" and is_function(tokens, at)):
         return at
     if tokens[at].text not in _ALONE or at + 1 < len(tokens):

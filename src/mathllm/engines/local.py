@@ -115,6 +115,7 @@ class LocalEngine(ABC):
                 flight.waiting += self._arrivals.take()
                 rows = flight.rows
                 if not rows:
+                    flight.land()
                     if self._arrivals.over():
                         return
                     continue
@@ -151,8 +152,11 @@ class LocalEngine(ABC):
         request = Request.of(prompts, config, seeds, vocabulary, self.max_positions, on_pass)
         with self._passing:
             flight = _Flight(self, request.rows)
-            while flight.rows:
-                flight.step(request.passed)
+            try:
+                while flight.rows:
+                    flight.step(request.passed)
+            finally:
+                flight.land()
         return request.completions
 
 
@@ -225,6 +229,10 @@ class _Flight:
                 passed(self._live, len(self.waiting))
             return
         self._make_room(cause)
+
+    def land(self) -> None:
+        """All have ended: their lanes are given back, but for what graphs run over."""
+        self._seat([])
 
     def _leave(self) -> None:
         going = [place for place, row in enumerate(self._live) if not row.done]
