@@ -8,6 +8,7 @@ asks for a value, as recording does on a GPU.
 import gc
 import itertools
 import random
+import time
 import weakref
 
 import pytest
@@ -107,6 +108,32 @@ def test_nothing_is_recorded_twice_and_memory_is_kept_until_released(recorded):
 
 # Operations that wait for the device: for a value, or for the shape of their result.
 WAITING = ("_local_scalar_dense", "nonzero", "index.Tensor", "masked_select", "equal.")
+
+
+@pytest.mark.slow
+def test_rows_that_are_begun_one_by_one_run_side_by_side(recorded, monkeypatch):
+    monkeypatch.setattr(torch, "inference_mode", torch.no_grad)  # tracing does not go with it
+    model = random_trm(make_backbone(), n=1, T=1, N_sup=2)
+    decoder = Decoder(model, max_drafts=2, graphs=True)
+    advance, live = decoder.advance, []
+
+    def seen(lanes, batch):
+        live.append(len(batch.rows))
+        advance(lanes, batch)
+
+    monkeypatch.setattr(decoder, "advance", seen)
+    config = SamplingConfig(max_new_tokens=60, temperature=0)
+    prompts = [[1, 2, 3], [4, 5], [1, 2, 3, 4, 5, 6]]
+    rows = [decoder.start(prompts[0], config, 0)]
+    while not rows[0].completion.tokens:
+        time.sleep(0.01)
+    rows += [decoder.start(prompt, config, 0) for prompt in prompts[1:]]
+    assert all(row.wait(100) for row in rows)
+    assert max(live) == 3
+    assert recorded
+    for row, prompt in zip(rows, prompts, strict=True):
+        with torch.no_grad():
+            assert row.completion.tokens == naive.greedy(model, prompt, 60, frozenset())
 
 
 def operations(function, inputs) -> list[str]:

@@ -78,6 +78,7 @@ ENDS = {
         competition/protocol/server.py InferenceServer.serve: time.sleep
         competition/protocol/server.py InferenceServer.stop: server.stop(grace=None).wait
         engines/exchange.py Exchange.__enter__: self._connection.connect
+        engines/local.py LocalEngine._run_arrivals: time.sleep
         engines/remote.py _Watcher._watch: time.sleep
         engines/server.py wait_until_ready: time.sleep
         sandbox/channel.py Channel._receive: poller.poll

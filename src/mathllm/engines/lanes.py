@@ -42,7 +42,7 @@ class Lanes:
         self.model = model
         self.rows = rows
         self.width = width
-        self.settings = (steps, threshold)
+        self._steps, self._threshold = steps, threshold
         config, weight = model.config, model.halting.weight
         # One column more, for what is written in vain.
         sizes = (rows, width + 1, config.num_key_value_heads, config.head_size, weight.device)
@@ -118,7 +118,7 @@ class Lanes:
             chunk = tokens[:, start : start + size]
             columns = self.window(chunk.shape[1], replay=False)
             h, _ = self.feed(chunk, columns, replay=False)
-            if self.settings[0]:
+            if self._steps:
                 self.refine(h, columns, may_halt=generated, replay=False)
             self.advance([chunk.shape[1]] * self.live)
         # Last first, so that none is overwritten before it was copied.
@@ -139,9 +139,13 @@ class Lanes:
             values[target] = values[source].clone()
         self._columns[target] = self._columns[source]
 
+    def like(self, rows: int, width: int, graphs: bool = False) -> "Lanes":
+        """Such lanes of so many rows and columns, all of them in use and empty."""
+        return Lanes(self.model, rows, width, self._steps, self._threshold, graphs)
+
     def grown(self, rows: int, width: int) -> "Lanes":
-        """Lanes of so many rows and columns more, in the same state; without graphs."""
-        lanes = Lanes(self.model, rows, width, *self.settings)
+        """Such lanes with room for more, in the same state; graphs are recorded anew."""
+        lanes = self.like(rows, width, self._graphs is not None)
         for mine, new in zip(self._stores, lanes._stores, strict=True):
             count = max(self._columns[: self.live], default=0)
             new.keys[:, : self.live, :count] = mine.keys[:, : self.live, :count]

@@ -5,6 +5,7 @@ when it has ended. What one pass does is the engine's: trm.py and backbone.py.
 """
 
 import logging
+import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -21,6 +22,9 @@ from mathllm.engines.refinement import layers_per_step
 from mathllm.engines.requests import Request, Row, row_of
 from mathllm.errors import MemoryLimitError
 from mathllm.trm import RecursiveLM
+
+# Before the first pass, for rows that are begun together: they are prefilled together.
+GATHER_SECONDS = 0.02
 
 log = logging.getLogger(__name__)
 
@@ -79,8 +83,11 @@ class LocalEngine(ABC):
             return lanes
         rows, width = max(rows, lanes.rows), max(width, lanes.width)
         plan = self.memory_plan(width - self.max_drafts, rows)
-        if self.graphs or plan.row * rows > plan.available - lanes.bytes:  # both for a moment
+        spare = (plan.available - lanes.bytes) // plan.row  # rows beside these: both for a moment
+        if rows > spare:
             return None
+        if self.graphs:  # recorded anew each time: not for each row that comes
+            rows = min(1 << (rows - 1).bit_length(), spare)
         self._kept = lanes.grown(rows, width)
         return self._kept
 
@@ -109,6 +116,7 @@ class LocalEngine(ABC):
 
     def _run_arrivals(self) -> None:
         """Passes until no row is left, of those too that come meanwhile."""
+        time.sleep(GATHER_SECONDS)
         with self._passing, torch.inference_mode():
             flight = _Flight(self)
             while True:
@@ -310,7 +318,7 @@ class _Flight:
                 live.append(row)
         if alone:
             longest = max(len(row.sequence) for row in alone)
-            aside = Lanes(lanes.model, len(alone), longest, *lanes.settings)
+            aside = lanes.like(len(alone), longest)
             _prefill(aside, alone)
             for place, row in enumerate(alone):
                 lanes.join(aside, place, len(row.sequence) - 1)
