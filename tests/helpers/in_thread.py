@@ -32,4 +32,6 @@ class InThread:
         return self._solver.solve(identifier, problem, seconds)
 
     def close(self):
-        pass
+        """Two models must not be loaded at the same moment: transformers patches itself for it."""
+        if self._thread.ident is not None:
+            self._thread.join(120)

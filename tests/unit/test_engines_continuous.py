@@ -38,6 +38,7 @@ def alone(kind, trm, prompt, config, seed):
     return sample
 
 
+@pytest.mark.slow
 @KINDS
 @pytest.mark.parametrize("case", range(4))
 def test_rows_that_join_and_leave_say_what_they_say_alone(kind, case):
@@ -64,6 +65,7 @@ def test_rows_that_join_and_leave_say_what_they_say_alone(kind, case):
         assert row.completion.logprobs == pytest.approx(expected.logprobs, abs=1e-4)
 
 
+@pytest.mark.slow
 @KINDS
 def test_a_cancelled_row_leaves_and_the_others_go_on(kind):
     trm = model()
@@ -107,6 +109,7 @@ def test_what_breaks_a_pass_ends_its_rows_and_the_next_begin_anew(kind, monkeypa
     )
 
 
+@pytest.mark.slow
 @KINDS
 def test_logits_that_are_no_numbers_leave_nothing_to_their_neighbours(kind, monkeypatch):
     """A row's lane may be another's next: NaN times a weight of 0 is NaN."""
@@ -142,6 +145,7 @@ def test_a_row_that_fits_nowhere_is_said_to_be_and_costs_no_other(kind):
     assert [finished(row).tokens for row in rows] == expected
 
 
+@pytest.mark.slow
 def test_memory_that_runs_out_while_one_joins_costs_no_token(monkeypatch):
     trm = model()
     engine = Decoder(trm)

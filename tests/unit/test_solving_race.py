@@ -142,6 +142,7 @@ def lockstep(engine, seeds):
         turn += 1
 
 
+@pytest.mark.slow
 def test_unequal_turns_take_as_long_as_the_longest_attempt(tokenizer):
     draw = random.Random(3)
     attempts, turns = 8, 5
@@ -241,6 +242,7 @@ def test_128_turns_and_65536_positions_leave_each_turn_what_is_left(tokenizer):
     assert all(used + room == 65_536 for used, room in seen)
 
 
+@pytest.mark.slow
 def test_an_attempt_that_never_comes_back_costs_no_more_than_its_time(tokenizer):
     class Deaf(Timed):
         def _say(self, sample, seconds, text):
