@@ -57,9 +57,7 @@ cuda_graphs: bool = True  # False if recording them fails on the GPU at hand: sl
 hours: float = 5.0  # length of the session
 margin_minutes: float = 15.0  # kept free at its end
 expected_problems: int = 50  # that share the time; the gateway does not say how many come
-base_seconds: float = (
-    0.0  # kept for each problem to come, the rest is the next one's; 0: even shares
-)
+base_seconds: float = 0.0  # kept for each problem to come, all else is the next's; 0: even shares
 ceiling_seconds: float = 0.0  # of one problem, at most; 0: none
 hard_problems: int = 0  # that may take more than the even share, with base_seconds; 0: any number
 seed: int = 0  # with a problem's id it decides every sample

@@ -100,6 +100,12 @@ def test_a_worker_in_which_samples_go_on_is_replaced_behind_its_answer(made):
     assert len(told.of("worker")) == 2
 
 
+def test_in_a_commit_run_samples_that_go_on_are_a_fault(made):
+    worker, _ = made(strict=True)
+    with pytest.raises(WorkerError, match="samples do not end"):
+        worker.solve("a", "hung", SECONDS)
+
+
 @pytest.mark.parametrize("name", worker_solvers.DEATHS)
 def test_a_death_is_seen_at_once(made, name):
     worker, _ = made()

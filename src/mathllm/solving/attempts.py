@@ -20,7 +20,7 @@ from mathllm.errors import cause_of
 from mathllm.solving.dialects import Conversation, Dialect
 
 BROKEN = ("fault", "memory", "nan")  # finish reasons that say that something is wrong
-TAIL = 32  # tokens before the answer whose entropy counts as the tail's
+TAIL = 32  # tokens at the end of a sample whose entropy counts as the tail's
 LOOK_SECONDS = 0.2  # between two looks at what a running attempt has written
 # A box that more may be written to: at the end of a text it is no answer yet.
 _UNSETTLED = re.compile(r"\}[\s\d]*\Z")
@@ -55,11 +55,11 @@ class Attempt:
     """One sample: its text, its answer, and how it ended.
 
     `tokens` counts what was generated, without the tools' output. `mean_entropy` and
-    `tail_entropy` (of the last TAIL tokens before the answer was there) are in nats per token,
-    0 for none; `confidence` is the halting head's mean probability, None where the engine has
-    none, and `supervision_steps` counts those of all tokens. `calls` counts programs that were
-    run, `faults` says which of them failed to. `broke` says what ended a sample that broke, ""
-    where nothing did. `seconds` is how long it took.
+    `tail_entropy` (of the last TAIL tokens) are in nats per token, 0 for none; `confidence` is
+    the halting head's mean probability, None where the engine has none, and
+    `supervision_steps` counts those of all tokens. `calls` counts programs that were run,
+    `faults` says which of them failed to. `broke` says what ended a sample that broke, ""
+    where nothing did.
     """
 
     text: str
@@ -73,7 +73,6 @@ class Attempt:
     faults: tuple[str, ...] = ()
     supervision_steps: int = 0
     broke: str = ""
-    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -112,17 +111,15 @@ class Runner:
         tools: Tools | None = None,
         told: Callable[["Runner"], None] = lambda _: None,
     ) -> None:
-        self.asked, self.number = asked, number
+        self.asked = asked
         self.result: Attempt | None = None
         self._engine, self._tools, self._told = engine, tools, told
         self._seed = asked.seeds[number]
-        self._began = time.monotonic()
         self._conversation = asked.begin()
         self._whole = Completion()  # of all turns that have ended
         self._sample: Sample | None = None
         self._session: Session | None = None
         self._answer: int | None = None
-        self._answered_at = 0  # tokens that there were when it came
         self._calls, self._faults = 0, []
         self._cancelled, self._lock = False, Lock()
 
@@ -234,7 +231,7 @@ class Runner:
             text = self._conversation.text(tokens)
             answer = extract_answer(text, self.asked.low, self.asked.high)
             if answer is not None and answer != self._answer:
-                self._answer, self._answered_at = answer, len(self._whole.tokens) + seen
+                self._answer = answer
                 self._told(self)
 
     def _run_all(self, programs: Sequence[str], sessions: ExitStack) -> str | None:
@@ -259,21 +256,18 @@ class Runner:
 
     def _attempt(self, whole: Completion, text: str, reason: str, fault: str = "") -> Attempt:
         confidence = whole.confidence
-        answer = extract_answer(text, self.asked.low, self.asked.high)
-        at = self._answered_at if answer is not None and answer == self._answer else None
         return Attempt(
             text=text,
-            answer=answer,
+            answer=extract_answer(text, self.asked.low, self.asked.high),
             tokens=len(whole.tokens),
             finish_reason=reason,
             mean_entropy=_mean(whole.entropy),
-            tail_entropy=_mean(whole.entropy[:at][-TAIL:]),
+            tail_entropy=_mean(whole.entropy[-TAIL:]),
             confidence=_mean(confidence) if confidence else None,
             calls=self._calls,
             faults=tuple(self._faults),
             supervision_steps=whole.supervision_steps_used,
             broke=fault,
-            seconds=time.monotonic() - self._began,
         )
 
 

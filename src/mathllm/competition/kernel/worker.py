@@ -131,7 +131,7 @@ class Worker:
                     so_far = solution
                 case ("solved", self._asked, solution):
                     if solution.hung:
-                        self._end_hung()
+                        self._end_hung(solution)
                     return solution
                 case ("raised", self._asked, fault):
                     raise fault
@@ -143,12 +143,15 @@ class Worker:
         if self._process is not None:
             self._process.close()
 
-    def _end_hung(self) -> None:
-        """It answered, and something in it goes on that should have ended: another follows."""
+    def _end_hung(self, solution: Solution) -> None:
+        """It answered, and something in it goes on that should have ended: another follows.
+        Raises WorkerError if strict."""
         self._process.end_hung()
-        self._lost("samples do not end: the worker was ended")
+        lost = self._lost("samples do not end: the worker was ended", solution)
+        if self._strict:
+            raise lost
 
-    def _lost(self, why: str, so_far: Solution | None = None) -> WorkerError:
+    def _lost(self, why: str, so_far: Solution | None) -> WorkerError:
         stack = self._process.stack
         if not self._strict:
             self._tell("fault", cause=why, stack=stack)
