@@ -10,7 +10,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from mathllm.engines import Decoder, SamplingConfig
 from mathllm.engines.batch import PromptBatch
-from mathllm.engines.local import _prefill
+from mathllm.engines.flight import prefill
 from mathllm.engines.requests import Request
 from mathllm.trm import RecursiveLM, TRMConfig
 
@@ -62,7 +62,7 @@ def test_a_pass_keeps_to_its_device_and_asks_for_no_value(
     monkeypatch.setattr("mathllm.engines.trm._add", take)
     with torch.inference_mode():
         lanes = decoder.lanes(6, 100 + 40 + drafts)
-        _prefill(lanes, request.rows)
+        prefill(lanes, request.rows)
         decoder.advance(lanes, PromptBatch(request.rows, torch.device("meta")))
     ((verdict, used, sure),) = verdicts
     for measured in (verdict.tokens, verdict.logprobs, verdict.entropy, used, sure):

@@ -165,7 +165,7 @@ ENDS = {
         engines/cache.py BackboneCache.update: self.store.read
         engines/cache.py cached_attention.attend: store.read
         engines/exchange.py Exchange.abort: self._socket.shutdown
-        engines/local.py _Flight._join: lanes.join
+        engines/flight.py Flight._join: lanes.join
         engines/server.py Server.last_line: file.read
         solving/race.py _run: news.put
         sandbox/channel.py Channel._receive: select.poll
