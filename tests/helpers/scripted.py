@@ -1,5 +1,6 @@
 """An engine whose samples are a function of problem and seed, and what it is asked with."""
 
+import threading
 import zlib
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -64,9 +65,11 @@ class Scripted(Instant):
 
     def __init__(self, tokenizer, script: dict[str, str] | None = None) -> None:
         self.tokenizer, self.script, self.asked = tokenizer, script, 0
+        self.counting = threading.Lock()  # samples begin in threads of their own
 
     def say(self, prompt, _config, seed) -> Completion:
-        self.asked += 1
+        with self.counting:
+            self.asked += 1
         return self._sample(self.tokenizer.decode(prompt), seed)
 
     def _sample(self, text: str, seed: int) -> Completion:
