@@ -145,8 +145,9 @@ def test_the_vote_is_what_the_solver_submits(
 def test_a_vote_by_what_the_rows_were_written_without_is_refused(tokenizer, tmp_path):
     settings = SolverSettings(n_samples=3, temperature=1.0, voting="combined")
     rows = answered(tokenizer, Scripted(tokenizer), make_problems(2), tmp_path, settings)
-    old = rows.with_columns(tail_entropy=pl.lit(None, pl.Float64))
-    with pytest.raises(ParameterError, match=r"voting is 'combined'.*no tail_entropy"):
+    names = ("tail_entropy", "group_entropy")
+    old = rows.with_columns(pl.lit(None, pl.Float64).alias(name) for name in names)
+    with pytest.raises(ParameterError, match=r"voting is 'combined'.*without what it weighs by"):
         votes.voted(old, settings)
     kept = tables.method_table({"a": old}, replace(settings, voting="entropy"))
     assert kept["voting"].to_list() == ["majority", "entropy", "confidence", "entropy"]

@@ -1,4 +1,4 @@
-"""The evaluation's part of the command line: report."""
+"""The evaluation's part of the command line: report, replay."""
 
 import argparse
 from functools import partial
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def add_commands(commands: argparse._SubParsersAction, root: Path, contest: "Contest") -> None:
-    """Add the evaluation's command; `root` is the clone, `contest` gives points for answers."""
+    """Add the evaluation's commands; `root` is the clone, `contest` gives points for answers."""
     report = add_command(
         commands,
         "report",
@@ -44,6 +44,98 @@ def add_commands(commands: argparse._SubParsersAction, root: Path, contest: "Con
         default=50,
         help="wrong answers of each engine in the page, at most",
     )
+    _add_replay(commands)
+
+
+def _add_replay(commands: argparse._SubParsersAction) -> None:
+    replay = add_command(
+        commands,
+        "replay",
+        "rules to stop, to vote and to share time, played over attempts drawn before",
+        "Play rules over attempts that a run or an evaluation has drawn, without drawing anything: "
+        "what would have been answered, how sure the difference from the first rule is, what it "
+        "would have cost, and the expected points. Without --rule: each way to vote, alone and "
+        "with a margin to stop at, beside the file's own rules.",
+    )
+    replay.set_defaults(function=run_replay)
+    replay.add_argument(
+        "files",
+        metavar="FILE",
+        nargs="+",
+        type=Path,
+        help="attempts.parquet of a kernel's run (beside its journal), or results of an "
+        "evaluation; several are one after another",
+    )
+    replay.add_argument(
+        "--truth",
+        metavar="FILE",
+        type=Path,
+        help="the problems with their answers (id, problem, answer); results bring their own",
+    )
+    replay.add_argument(
+        "--rule",
+        metavar="RULE",
+        action="append",
+        default=[],
+        dest="rules",
+        help="values that differ from the file's own, as 'voting=entropy lead=3'; of n_samples, "
+        "parallel, sessions, voting, agreement, lead, total_seconds, margin_seconds, "
+        "expected_problems, base_seconds, ceiling_seconds, hard_problems; may be repeated",
+    )
+    replay.add_argument("--seed", metavar="N", type=int, default=0, help="of what is resampled")
+    replay.add_argument("--out", metavar="FILE", type=Path, help="the figures as JSON")
+
+
+def run_replay(options: argparse.Namespace) -> int:
+    # Here and not above: they take a second that no other command needs.
+    import polars as pl
+
+    from mathllm.data.problems import read_problems
+    from mathllm.evaluation.drawn import read_drawn
+    from mathllm.evaluation.replay import (
+        compare,
+        figures,
+        notes,
+        parse_rule,
+        play_rule,
+        usual_rules,
+    )
+    from mathllm.files import write_json
+
+    if options.seed < 0:
+        raise ParameterError(f"--seed is {options.seed}: give at least 0")
+    truth = None
+    if options.truth:
+        table = read_problems(options.truth)
+        if "answer" not in table.columns:
+            raise ParameterError(f"{options.truth} has no column answer: give a file with answers")
+        truth = dict(table.select("id", "answer").iter_rows())
+    own, problems = read_drawn(options.files, truth)
+    rules = {"as drawn": own} | {text: parse_rule(text, own) for text in options.rules}
+    if not options.rules:
+        rules = usual_rules(own, problems)
+    known = [problem for problem in problems if problem.truth is not None]
+    SAY(f"{len(problems)} problems, {sum(len(p.drawn) for p in problems):,} attempts")
+    if not known:
+        SAY("no answer is known (--truth gives them): what each rule would have submitted")
+        outcomes = [play_rule(name, problems, rule) for name, rule in rules.items()]
+        columns = {outcome.name: outcome.answers for outcome in outcomes}
+        shown = pl.DataFrame({"id": [problem.id for problem in problems], **columns})
+        found: object = shown.to_dicts()
+    else:
+        if len(known) < len(problems):
+            SAY(f"{len(problems) - len(known)} of them without a known answer are left out")
+        compared = compare(known, rules, options.seed)
+        found = [figures(one) for one in compared]
+        shown = pl.DataFrame([one.line() for one in compared])
+    with pl.Config(tbl_rows=-1, tbl_cols=-1, tbl_width_chars=200, fmt_str_lengths=60) as config:
+        config.set_tbl_hide_dataframe_shape(True).set_tbl_hide_column_data_types(True)
+        SAY(shown)
+    for line in notes(compared) if known else ():
+        SAY(line)
+    if options.out:
+        write_json(options.out, found)
+    return OK
 
 
 def run_report(root: Path, contest: "Contest", options: argparse.Namespace) -> int:

@@ -17,7 +17,7 @@ from mathllm.engines.server import wait_until_ready
 from mathllm.errors import ParameterError
 from mathllm.files import digest
 from mathllm.solving.dialects import ChatML
-from mathllm.solving.loading import ENDPOINT_SECONDS, load_model
+from mathllm.solving.loading import ENDPOINT_SECONDS, PATIENCE_SECONDS, load_model
 from mathllm.trm import RecursiveLM
 from mathllm.wording import shown
 
@@ -124,5 +124,14 @@ def _endpoint(
     config = json.loads((folder / "backbone" / "config.json").read_text(encoding="utf-8"))
     positions = config["max_position_embeddings"]
     return EngineSpec(
-        ENDPOINT, served, partial(RemoteEngine, url, served, ChatML(tokenizer), positions)
+        ENDPOINT,
+        served,
+        partial(
+            RemoteEngine,
+            url,
+            served,
+            ChatML(tokenizer),
+            positions,
+            patience_seconds=PATIENCE_SECONDS,
+        ),
     )

@@ -26,8 +26,8 @@ SAVE_SECONDS = 20.0  # between two writings of a growing file: a kill costs no m
 # A row for each sample. `truth` and `answer` are text: integers, or LaTeX. `answer`, `entropy`
 # (mean, nats a token), `confidence` (the halting head's mean probability) and
 # `supervision_steps` (mean, a token) are null where there are none. `seconds` is the sample's
-# share of its batch's, by tokens; `tail_entropy` is the entropy of its last tokens, and `calls`
-# counts programs that were run.
+# share of its batch's, by tokens; `tail_entropy` is the entropy of the tokens before its answer,
+# `group_entropy` that of the least sure group, and `calls` counts programs that were run.
 SCHEMA = {
     "id": pl.String,
     "problem": pl.String,
@@ -49,8 +49,9 @@ SCHEMA = {
     "finish_reason": pl.String,
     "tail_entropy": pl.Float64,
     "calls": pl.Int64,
+    "group_entropy": pl.Float64,
 }
-LATER = ("tail_entropy", "calls")  # null in files from before they were written
+LATER = ("tail_entropy", "calls", "group_entropy")  # null in files from before they were written
 
 
 @dataclass(frozen=True)

@@ -156,6 +156,7 @@ def _measured(attempt: Attempt) -> dict[str, Any]:
         "tokens": count,
         "entropy": attempt.mean_entropy if count else None,
         "tail_entropy": attempt.tail_entropy if count else None,
+        "group_entropy": attempt.group_entropy if count else None,
         "confidence": attempt.confidence,
         "supervision_steps": steps / count if steps else None,
         "calls": attempt.calls,

@@ -11,7 +11,7 @@ import polars as pl
 from mathllm.answers.sympy_process import normal_text
 from mathllm.errors import ParameterError
 from mathllm.evaluation.statistics import LEVEL, Interval, bootstrap, pass_at_k
-from mathllm.solving.race import counted
+from mathllm.solving.race import Drawn, play
 from mathllm.solving.solution import SolverSettings
 from mathllm.solving.voting import WEIGHTS, Ballot, vote
 from mathllm.wording import shown
@@ -101,8 +101,10 @@ def winners(ballots: np.ndarray) -> np.ndarray:
 
 def methods(rows: pl.DataFrame) -> list[str]:
     """The solver's ways to vote for which the rows have what they weigh by."""
-    unknown = pl.col("tail_entropy").is_null() & (pl.col("tokens") > 0)
-    without = ("tail_entropy", "combined") if rows.select(unknown.any()).item() else ()
+    without = set()
+    for name, by in (("tail_entropy", ("combined",)), ("group_entropy", ())):
+        unknown = pl.col(name).is_null() & (pl.col("tokens") > 0)
+        without |= {name, *by} if rows.select(unknown.any()).item() else set()
     return [method for method in WEIGHTS if method not in without]
 
 
@@ -113,16 +115,18 @@ def submitted(rows: pl.DataFrame, settings: SolverSettings, sessions: int = 0) -
     every sample is as fast as the others; `sessions` are those of its tools. Raises
     ParameterError where the vote weighs by what the rows were written without.
     """
-    columns = ("entropy", "tail_entropy", "confidence")
+    columns = ("entropy", "tail_entropy", "confidence", "group_entropy")
     answers = Samples.of(rows).answers
     if settings.voting not in methods(rows):
         raise ParameterError(
-            f"voting is {shown(settings.voting)} and the samples have no tail_entropy: evaluate "
-            "them again (resume False), or vote by another method"
+            f"voting is {shown(settings.voting)}, and the samples were written without what it "
+            "weighs by: evaluate them again (resume False), or vote by another method"
         )
     ballots = [
-        Ballot(None if answer == NONE else int(answer), entropy or 0.0, tail or 0.0, confidence)
-        for answer, (entropy, tail, confidence) in zip(
+        Ballot(
+            None if answer == NONE else int(answer), mean or 0.0, tail or 0.0, sure, group or 0.0
+        )
+        for answer, (mean, tail, sure, group) in zip(
             answers.flat, _ordered(rows).select(columns).iter_rows(), strict=True
         )
     ]
@@ -131,8 +135,8 @@ def submitted(rows: pl.DataFrame, settings: SolverSettings, sessions: int = 0) -
     tokens = _ordered(rows)["tokens"].to_list()
     for start in range(0, len(ballots), n):
         own = slice(start, start + n)
-        there = counted(ballots[own], tokens[own], settings, at_once)
-        answer = vote(there, settings.voting).answer
+        drawn = [Drawn(*pair) for pair in zip(ballots[own], tokens[own], strict=True)]
+        answer = vote(play(drawn, settings, at_once).ballots, settings.voting).answer
         won.append(NONE if answer is None else answer)
     return np.array(won)
 

@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from threading import Lock
 from typing import Any, Protocol
 
@@ -18,9 +18,9 @@ from mathllm.answers.extract import extract_answer
 from mathllm.engines.base import Completion, Engine, Sample, SamplingConfig
 from mathllm.errors import cause_of
 from mathllm.solving.dialects import Conversation, Dialect
+from mathllm.solving.measures import behind_box, group_entropy, mean, tail_entropy
 
 BROKEN = ("fault", "memory", "nan")  # finish reasons that say that something is wrong
-TAIL = 32  # tokens at the end of a sample whose entropy counts as the tail's
 LOOK_SECONDS = 0.2  # between two looks at what a running attempt has written
 # A box that more may be written to: at the end of a text it is no answer yet.
 _UNSETTLED = re.compile(r"\}[\s\d]*\Z")
@@ -54,12 +54,13 @@ class Tools(Protocol):
 class Attempt:
     """One sample: its text, its answer, and how it ended.
 
-    `tokens` counts what was generated, without the tools' output. `mean_entropy` and
-    `tail_entropy` (of the last TAIL tokens) are in nats per token, 0 for none; `confidence` is
-    the halting head's mean probability, None where the engine has none, and
-    `supervision_steps` counts those of all tokens. `calls` counts programs that were run,
-    `faults` says which of them failed to. `broke` says what ended a sample that broke, ""
-    where nothing did.
+    `tokens` counts what was generated, without the tools' output. Entropies are in nats per
+    token (see measures), 0 for none; `confidence` is the halting head's mean probability, None
+    where the engine has none, and `supervision_steps` counts those of all tokens. `turns` are
+    what lies between two programs, `calls` counts those that were run, `faults` says which of
+    them failed to. `broke` says what ended a sample that broke, "" where nothing did. It ran from
+    `begun` to `ended`, in seconds since the problem was asked; `boxes` are the answers that it
+    put to the vote on the way, with their time.
     """
 
     text: str
@@ -73,6 +74,11 @@ class Attempt:
     faults: tuple[str, ...] = ()
     supervision_steps: int = 0
     broke: str = ""
+    group_entropy: float = 0.0
+    turns: int = 0
+    begun: float = 0.0
+    ended: float = 0.0
+    boxes: tuple[tuple[float, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -80,7 +86,8 @@ class Asked:
     """Attempts at one problem. `config` is that of each, with a limit for all of its tokens.
 
     `seeds[i](turn)` seeds a turn of attempt i: what lies between two programs. Answers are
-    integers in `low`…`high`, programs at most `max_calls`.
+    integers in `low`…`high`, programs at most `max_calls`. `since` is when the problem was asked,
+    a time.monotonic().
     """
 
     problem: str
@@ -91,6 +98,7 @@ class Asked:
     low: int
     high: int
     max_calls: int
+    since: float = field(default_factory=time.monotonic)
 
     def begin(self) -> Conversation:
         """A conversation for one attempt."""
@@ -119,12 +127,14 @@ class Runner:
         self._whole = Completion()  # of all turns that have ended
         self._sample: Sample | None = None
         self._session: Session | None = None
-        self._answer: int | None = None
-        self._calls, self._faults = 0, []
+        self._boxes: list[tuple[float, int]] = []
+        self._turn, self._calls, self._faults = 0, 0, []
+        self._begun = self._now()
         self._cancelled, self._lock = False, Lock()
 
     def run(self) -> Attempt:
         """The attempt, whatever happens."""
+        self._begun = self._now()
         try:
             with ExitStack() as sessions:
                 reason, fault = self._turns(sessions), ""
@@ -133,7 +143,9 @@ class Runner:
         with self._lock:
             self._sample = None
             try:
-                self.result = self._attempt(self._whole, self._conversation.text(), reason, fault)
+                behind = behind_box(self._whole.tokens, self.asked.dialect.decode)
+                text = self._conversation.text()
+                self.result = self._attempt(self._whole, text, reason, fault, behind)
             except BaseException as error:
                 self.result = self._attempt(self._whole, "", "fault", cause_of(error))
         return self.result
@@ -157,7 +169,7 @@ class Runner:
             if self._sample is not None:
                 whole = _joined(whole, self._sample.completion)
             reason = "cancelled" if self._cancelled else "running"
-            return replace(self._attempt(whole, "", reason), answer=self._answer)
+            return replace(self._attempt(whole, "", reason), answer=self.answer)
 
     @property
     def late(self) -> bool:
@@ -168,17 +180,18 @@ class Runner:
     @property
     def answer(self) -> int | None:
         """The box that it has closed, or its answer once it has ended."""
-        return self._answer if self.result is None else self.result.answer
+        if self.result is not None:
+            return self.result.answer
+        return self._boxes[-1][1] if self._boxes else None
 
     def _turns(self, sessions: ExitStack) -> str:
         """Turn after turn; why it ended."""
         config = self.asked.config
-        turn = 0
         while True:
             room = min(config.max_new_tokens - self._written, self._positions)
             if room <= 0:
                 return "length"
-            sample = self._start(replace(config, n=1, max_new_tokens=room), turn)
+            sample = self._start(replace(config, n=1, max_new_tokens=room))
             if sample is None:
                 return "cancelled"
             self._watch(sample)
@@ -194,7 +207,6 @@ class Runner:
                 return reason or "fault"
             if (ended := self._run_all(programs, sessions)) is not None:
                 return ended
-            turn += 1
 
     @property
     def _written(self) -> int:
@@ -205,11 +217,13 @@ class Runner:
     def _positions(self) -> int:
         return self.asked.positions - len(self._conversation.prompt)
 
-    def _start(self, config: SamplingConfig, turn: int) -> Sample | None:
-        """The turn's sample; None where the attempt is over."""
+    def _start(self, config: SamplingConfig) -> Sample | None:
+        """The next turn's sample; None where the attempt is over."""
         if self._cancelled:
             return None
-        sample = self._engine.start(self._conversation.prompt, config, self._seed(turn))
+        seed = self._seed(self._turn)
+        self._turn += 1
+        sample = self._engine.start(self._conversation.prompt, config, seed)
         with self._lock:
             self._sample = sample
             if self._cancelled:
@@ -230,8 +244,8 @@ class Runner:
             unread = ""
             text = self._conversation.text(tokens)
             answer = extract_answer(text, self.asked.low, self.asked.high)
-            if answer is not None and answer != self._answer:
-                self._answer = answer
+            if answer is not None and answer != self.answer:
+                self._boxes.append((self._now(), answer))
                 self._told(self)
 
     def _run_all(self, programs: Sequence[str], sessions: ExitStack) -> str | None:
@@ -254,20 +268,30 @@ class Runner:
                 self._conversation.reply(result.output)
         return None
 
-    def _attempt(self, whole: Completion, text: str, reason: str, fault: str = "") -> Attempt:
+    def _now(self) -> float:
+        return time.monotonic() - self.asked.since
+
+    def _attempt(
+        self, whole: Completion, text: str, reason: str, fault: str = "", behind: int = 0
+    ) -> Attempt:
         confidence = whole.confidence
         return Attempt(
             text=text,
             answer=extract_answer(text, self.asked.low, self.asked.high),
             tokens=len(whole.tokens),
             finish_reason=reason,
-            mean_entropy=_mean(whole.entropy),
-            tail_entropy=_mean(whole.entropy[-TAIL:]),
-            confidence=_mean(confidence) if confidence else None,
+            mean_entropy=mean(whole.entropy),
+            tail_entropy=tail_entropy(whole.entropy, behind),
+            group_entropy=group_entropy(whole.entropy),
+            confidence=mean(confidence) if confidence else None,
+            turns=self._turn,
             calls=self._calls,
             faults=tuple(self._faults),
             supervision_steps=whole.supervision_steps_used,
             broke=fault,
+            begun=self._begun,
+            ended=self._now(),
+            boxes=tuple(self._boxes),
         )
 
 
@@ -295,7 +319,3 @@ def check_whole(drawn: Sequence[Attempt]) -> None:
     """Raise BrokenSampleError if a sample broke."""
     if told := broken(drawn):
         raise BrokenSampleError(told)
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else 0.0

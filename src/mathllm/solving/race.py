@@ -4,11 +4,14 @@ Whoever ends, or closes a box in the middle, is put to the vote at once. A decid
 the others.
 """
 
+import math
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, replace
+from heapq import heapify, heappop, heappush
 
 from mathllm.engines.base import Engine
 from mathllm.solving.attempts import Asked, Attempt, Runner, Tools
@@ -134,22 +137,80 @@ def _cancel(running: Sequence[Runner], news: "queue.SimpleQueue[Runner]", second
             news.get(timeout=max(limit - time.monotonic(), 0.0))
 
 
-def counted(
-    ballots: Sequence[Ballot], lengths: Sequence[float], settings: SolverSettings, at_once: int
-) -> list[Ballot]:
-    """Those of all ballots that `race` puts to the vote where an attempt takes its `lengths`
-    (seconds, or tokens at an even pace) and the vote is looked at when one ends; in order."""
-    total, begun = len(ballots), min(at_once or len(ballots), len(ballots))
-    running = [(lengths[place], place) for place in range(begun)]
-    ended: list[int] = []
-    while running:
-        now, place = min(running)
-        running.remove((now, place))
-        ended.append(place)
-        there = [ballots[place] for place in sorted(ended)]
-        if decided(there, total, settings.voting, settings.agreement, settings.lead):
-            return there
-        if begun < total:
-            running.append((now + lengths[begun], begun))
+@dataclass(frozen=True)
+class Drawn:
+    """An attempt as it went: its ballot in the end, and `boxes`, the answers that it had put to
+    the vote after so many of its `seconds`. `cut`: it was ended from outside."""
+
+    ballot: Ballot
+    seconds: float
+    boxes: Sequence[tuple[float, int]] = ()
+    cut: bool = False
+
+
+@dataclass(frozen=True)
+class Played:
+    """What `play` puts to the vote, in the order of the attempts; after how many seconds, and
+    how many attempts had begun. `cut`: it went on behind the end of an attempt that was cut."""
+
+    ballots: list[Ballot]
+    seconds: float
+    begun: int
+    cut: bool
+
+
+def play(
+    drawn: Sequence[Drawn],
+    settings: SolverSettings,
+    at_once: int = 0,
+    seconds: float = math.inf,
+) -> Played:
+    """What `race` would make of attempts whose way is known, within so many seconds.
+
+    `at_once` of them run side by side (0: all), each as fast as it was. One that is still
+    running when the vote is decided counts with the box it has, and with the measures of its end.
+    """
+    total, begun = len(drawn), min(at_once or len(drawn), len(drawn))
+    events = [event for place in range(begun) for event in _events(drawn, place, 0.0)]
+    heapify(events)
+    ballots: dict[int, Ballot] = {}
+    ended: set[int] = set()
+    cut = False
+    while events:
+        now, _, place, answer = events[0]
+        if now > seconds:
+            return Played(_in_order(ballots), seconds, begun, cut)
+        heappop(events)
+        one = drawn[place]
+        ballots[place] = one.ballot if answer is None else replace(one.ballot, answer=answer)
+        if answer is None:
+            ended.add(place)
+            cut = cut or one.cut
+        there, running = _in_order(ballots), begun - len(ended)
+        if (running or len(there) < total) and decided(
+            there,
+            max(total, len(there) + (running > 0)),
+            settings.voting,
+            settings.agreement,
+            settings.lead,
+        ):
+            return Played(there, now, begun, cut)
+        if answer is None and begun < total:
+            for event in _events(drawn, begun, now):
+                heappush(events, event)
             begun += 1
-    return list(ballots)
+    return Played(_in_order(ballots), now if drawn else 0.0, begun, cut)
+
+
+def _events(
+    drawn: Sequence[Drawn], place: int, began: float
+) -> Iterator[tuple[float, bool, int, int | None]]:
+    """When attempt `place` has something for the vote: a box's answer, or None for its end."""
+    one = drawn[place]
+    for seconds, answer in one.boxes:
+        yield began + min(seconds, one.seconds), False, place, answer
+    yield began + one.seconds, True, place, None
+
+
+def _in_order(ballots: Mapping[int, Ballot]) -> list[Ballot]:
+    return [ballots[place] for place in sorted(ballots)]

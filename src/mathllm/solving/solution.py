@@ -88,10 +88,8 @@ def decide(
 
 def ballot_of(attempt: Attempt) -> Ballot:
     """What voting knows of an attempt. Measures that are no numbers count as the least sure."""
-    mean, tail, sure = attempt.mean_entropy, attempt.tail_entropy, attempt.confidence
-    return Ballot(
-        attempt.answer,
-        mean if mean >= 0 else math.inf,
-        tail if tail >= 0 else math.inf,
-        None if sure is None else sure if 0 <= sure <= 1 else 0.0,
-    )
+    sure = attempt.confidence
+    entropies = (attempt.mean_entropy, attempt.tail_entropy, attempt.group_entropy)
+    mean, tail, group = (value if value >= 0 else math.inf for value in entropies)
+    sure = None if sure is None else sure if 0 <= sure <= 1 else 0.0
+    return Ballot(attempt.answer, mean, tail, sure, group)

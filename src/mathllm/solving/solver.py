@@ -86,6 +86,7 @@ class Solver:
                 faults[-1] += f"; trying {_several(samples)} {_of(engine, self.engine, tools)}"
             try:
                 asked = self.asked(problem_id, problem, deadline, engine, dialect, samples)
+                asked = replace(asked, since=started)
                 note = asked.begin().note
                 best, early, left = race(asked, engine, self.settings, tools, told)
                 self._left += [(time.monotonic(), runner) for runner in left]

@@ -8,8 +8,9 @@ are whole thousandths: they add up to the same in any order, and a tie is a tie.
     majority        1
     entropy         FLOOR + (1 − FLOOR) · exp(−mean entropy)
     tail_entropy    FLOOR + (1 − FLOOR) · exp(−tail entropy)
+    group_entropy   FLOOR + (1 − FLOOR) · exp(−group entropy), as DeepConf's lowest group
     confidence      FLOOR + (1 − FLOOR) · confidence, unknown: as NEUTRAL
-    combined        the geometric mean of the last three
+    combined        the geometric mean of entropy, tail_entropy and confidence
 
 exp(−entropy) is one over the perplexity: 1 for a sample made without hesitation, 1/2 for one
 that hesitated between two tokens throughout. It has no scale to tune, and unlike 1/entropy
@@ -35,17 +36,19 @@ ROUNDING = 1e-3  # nats below 0 that an entropy from float32 or bfloat16 may hav
 class Ballot:
     """What voting knows of a sample; entropies in nats per token.
 
-    `tail_entropy` is the mean over the tokens just before the answer, `confidence` the
-    halting head's mean probability, None if unknown. Raises ParameterError outside of that.
+    `tail_entropy` is the mean over the tokens just before the answer, `group_entropy` that of the
+    least sure group, `confidence` the halting head's mean probability, None if unknown. Raises
+    ParameterError outside of that.
     """
 
     answer: int | None
     mean_entropy: float = 0.0
     tail_entropy: float = 0.0
     confidence: float | None = None
+    group_entropy: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("mean_entropy", "tail_entropy"):
+        for name in ("mean_entropy", "tail_entropy", "group_entropy"):
             if not getattr(self, name) >= -ROUNDING:  # so that NaN is refused too
                 raise ParameterError(f"{name} is {getattr(self, name)}: give at least 0 nats")
         if self.confidence is not None and not 0 <= self.confidence <= 1:
@@ -73,6 +76,7 @@ WEIGHTS: dict[str, Callable[[Ballot], float]] = {
     "majority": lambda _: 1.0,
     "entropy": lambda b: _sure(b.mean_entropy),
     "tail_entropy": lambda b: _sure(b.tail_entropy),
+    "group_entropy": lambda b: _sure(b.group_entropy),
     "confidence": lambda b: _confident(b.confidence),
     "combined": lambda b: math.cbrt(
         _sure(b.mean_entropy) * _sure(b.tail_entropy) * _confident(b.confidence)

@@ -1,6 +1,7 @@
 """The kernel: a server for the competition's gateway, from its start to its end."""
 
 import logging
+import math
 import os
 import signal
 import threading
@@ -22,7 +23,7 @@ from mathllm.competition.kernel.worker_process import load_kernel_solver
 from mathllm.engines.base import EngineError
 from mathllm.errors import EvaluationPackageError, cause_of
 from mathllm.settings import CURRENT
-from mathllm.solving import Budget, EngineSettings, SolverSettings
+from mathllm.solving import Budget, EngineSettings, SolverSettings, records
 
 __all__ = ["Submission", "serve"]
 
@@ -64,6 +65,11 @@ def serve(
             budget,
             journal,
             rerun,
+            attempts=records.AttemptsFile(
+                paths.working_dir() / records.NAME,
+                _rules(settings, budget, engine),
+                resume=restarted,
+            ),
         )
         log = paths.working_dir()
         server = EndpointServer(engine.server, engine.endpoint, log, submission.tell)
@@ -73,6 +79,23 @@ def serve(
             submission.end()
             server.close()
     return submission
+
+
+def _rules(settings: SolverSettings, budget: Budget, engine: EngineSettings) -> records.Rules:
+    """What is written with the attempts, for whoever plays them again."""
+    names = ("n_samples", "parallel", "voting", "agreement", "lead")
+    times = ("total_seconds", "margin_seconds", "expected_problems", "base_seconds")
+    return records.Rules(
+        sessions=engine.tool_kernels,
+        ceiling_seconds=_finite(budget.ceiling_seconds),
+        hard_problems=_finite(budget.hard_problems),
+        **{name: getattr(settings, name) for name in names},
+        **{name: getattr(budget, name) for name in times},
+    )
+
+
+def _finite(limit: float) -> Any:
+    return None if math.isinf(limit) else limit
 
 
 @contextmanager

@@ -29,6 +29,7 @@ from mathllm.competition.kernel.worker import Load, Worker, WorkerError
 from mathllm.errors import cause_of
 from mathllm.settings import CURRENT
 from mathllm.solving import Budget, Solution
+from mathllm.solving.records import AttemptsFile
 from mathllm.wording import writable
 
 if TYPE_CHECKING:
@@ -42,7 +43,8 @@ class Submission:
 
     `prepare` and `worker` as in worker.py, where whatever hangs or crashes is contained; the
     first `predict` waits for the solver. `rerun` says whether faults are survived (True) or
-    raised (False), `report` gets one line for each problem. `fault` is what ended a commit run.
+    raised (False), `report` gets one line for each problem. `attempts` keeps all that was drawn.
+    `fault` is what ended a commit run.
     """
 
     def __init__(
@@ -53,11 +55,13 @@ class Submission:
         rerun: bool,
         report: Callable[[str], None] = print,
         worker: Callable[..., Worker] | None = None,
+        attempts: AttemptsFile | None = None,
     ):
         self.rerun = rerun
         self.journal = journal
         self._budget = budget
         self._report = report
+        self._attempts = attempts
         self._worker = (worker or Worker)(prepare, self.tell, strict=not rerun)
         self._answered = 0
         self._telling, self._over = threading.Lock(), False
@@ -212,6 +216,8 @@ class Submission:
             faults=solution.faults if solution else [],
             tool_faults=dict(Counter(why for attempt in attempts for why in attempt.faults)),
         )
+        if self._attempts is not None:
+            self._attempts.add(text_of(identifier), digest, attempts)
         why = f"fault, {answer} stands in: {cause}" if cause else solution.reason
         for survived in solution.faults if solution else []:
             self._say(f"     {identifier}  {survived}")
