@@ -41,6 +41,8 @@ from mathllm.competition.rehearsal.rehearse import (
 from mathllm.competition.rehearsal.scorecard import PlayedRun, conclusion, table
 from mathllm.data.problems import read_problems
 from mathllm.errors import BundleError
+from mathllm.evaluation.drawn import read_drawn
+from mathllm.evaluation.replay import play_rule
 from mathllm.settings import CURRENT
 
 NOWHERE = "192.0.2.1"  # reserved for documentation (RFC 5737): no machine has it
@@ -270,6 +272,12 @@ def test_a_rehearsal_ends_with_table_score_and_paths(build, problems, tmp_path):
         assert events[0]["bundle"] == manifest.describe(build).identity
         assert {e["samples"] for e in events if e["event"] == "answer"} == {3}
         assert "warning" not in {event["event"] for event in events}
+    # Its attempts, played again by their own rules, give the answers that it submitted.
+    for name in ("commit-run/kernel", "rerun-1/gateway", "rerun-2/gateway"):
+        rules, drawn = read_drawn([(runs / name).parent / "kernel" / "attempts.parquet"])
+        assert rules.n_samples == 3
+        own = dict(zip([p.id for p in drawn], play_rule("", drawn, rules).answers, strict=True))
+        assert own == dict(pl.read_parquet(runs / name / CURRENT.submission_file).iter_rows())
     # The gateway sent the truth; nothing that the kernel leaves knows it.
     for path in runs.glob("*/kernel*/**/*.jsonl"):
         assert "7777" not in path.read_text(encoding="utf-8")

@@ -14,8 +14,11 @@ from helpers.odd_server import STREAM, event, serving
 from helpers.scripted import make_tokenizer
 from mathllm.engines.base import Completion, Sample
 from mathllm.engines.remote import RemoteEngine
+from mathllm.evaluation.drawn import read_drawn
+from mathllm.evaluation.replay import play_rule
 from mathllm.solving import Solver, SolverSettings
 from mathllm.solving.dialects import ChatML
+from mathllm.solving.records import AttemptsFile, Rules
 from mathllm.solving.solver import sample_seed
 
 STEP = "```python\nprint(1)\n```\n```output"
@@ -265,3 +268,36 @@ def test_an_attempt_that_never_comes_back_costs_no_more_than_its_time(tokenizer)
     solver.engine = Deaf(tokenizer, lambda _: (0.0, r"\boxed{1}"))
     assert solver.solve("q", "?", 5.0).hung  # as long as it goes on
     assert [a.finish_reason for a in solution.attempts] == ["cancelled", "stop", "stop"]
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        {"agreement": 2},
+        {"agreement": 3, "parallel": 2},
+        {"lead": 1.5, "voting": "entropy", "parallel": 3},
+        {"voting": "combined"},
+    ],
+)
+def test_a_run_played_again_by_its_own_rules_has_its_own_answers(tokenizer, tmp_path, rules):
+    """Twelve problems whose attempts take 0 to 0.3 s, some beyond the time that there is."""
+    rng, count = random.Random(str(rules)), 6
+    names = [f"p{n}" for n in range(12)]
+    said = {
+        sample_seed(0, name, k): (rng.random() * 0.3, rng.choice(["\\boxed{1}", "\\boxed{2}", "?"]))
+        for name in names
+        for k in range(count)
+    }
+    settings = SolverSettings(n_samples=count, max_new_tokens=500, **rules)
+    solver = Solver(Timed(tokenizer, said.get), ChatML(tokenizer), settings)
+    path = tmp_path / "attempts.parquet"
+    file = AttemptsFile(path, Rules(n_samples=count, **rules))
+    answers = []
+    for name in names:
+        solution = solver.solve(name, "?", seconds=0.25)
+        answers.append(solution.answer)
+        file.add(name, "", solution.attempts)
+    own, problems = read_drawn([path])
+    played = play_rule("", problems, own)
+    assert played.answers == answers
+    assert all(seconds < 0.5 for seconds in played.seconds)

@@ -18,8 +18,8 @@ from mathllm.evaluation.statistics import Interval, Paired, paired, wilson
 from mathllm.settings import CURRENT
 from mathllm.solving.race import play
 from mathllm.solving.records import Rules
-from mathllm.solving.solution import FALLBACK_ANSWER
-from mathllm.solving.voting import WEIGHTS, vote
+from mathllm.solving.solution import FALLBACK_ANSWER, SolverSettings
+from mathllm.solving.voting import WEIGHTS, Ballot, vote
 from mathllm.wording import shown
 
 SURE = 0.05  # p below which a difference is called more than luck, after Holm's correction
@@ -130,8 +130,7 @@ def play_rule(name: str, problems: Sequence[Problem], rules: Rules) -> Outcome:
     for problem in problems:
         limit = math.inf if budget is None else budget.allowance()
         played = play(problem.drawn[: rules.n_samples], settings, rules.at_once, limit)
-        decision = vote(played.ballots, settings.voting)
-        answers.append(FALLBACK_ANSWER if decision.answer is None else decision.answer)
+        answers.append(_submitted(played.ballots, settings))
         seconds.append(played.seconds)
         begun.append(played.begun)
         cut += played.cut
@@ -180,24 +179,35 @@ def _points(problems: Sequence[Problem], rules: Rules, seed: int) -> float:
     again with replacement; r runs give Σ C(r, j)·q^j·(1 − q)^(r − j)·points[j].
     """
     rng = np.random.default_rng(seed)
-    settings, runs = rules.solver(), CURRENT.runs
-    total = 0.0
+    runs, total = CURRENT.runs, 0.0
     for problem in problems:
-        drawn, hits = problem.drawn, 0
-        if len({one.ballot.answer for one in drawn}) == 1:
-            q = float(drawn[0].ballot.answer == problem.truth)
-        else:
-            for places in rng.integers(
-                0, len(drawn), (RESAMPLED, min(rules.n_samples, len(drawn)))
-            ):
-                played = play([drawn[place] for place in places], settings, rules.at_once)
-                hits += vote(played.ballots, settings.voting).answer == problem.truth
-            q = hits / RESAMPLED
+        q = _chance(problem, rules, rng)
         total += sum(
             math.comb(runs, j) * q**j * (1 - q) ** (runs - j) * CURRENT.points[j]
             for j in range(runs + 1)
         )
     return CURRENT.problems * total / len(problems)
+
+
+def _chance(problem: Problem, rules: Rules, rng: np.random.Generator) -> float:
+    """That a rule answers a problem rightly, over attempts drawn again."""
+    drawn, settings = problem.drawn, rules.solver()
+    if len({one.ballot.answer for one in drawn}) == 1:
+        return float(_submitted([drawn[0].ballot], settings) == problem.truth)
+    hits, early = 0, settings.agreement or settings.lead
+    size = (RESAMPLED, min(rules.n_samples, len(drawn)))
+    for places in rng.integers(0, len(drawn), size):
+        again = [drawn[place] for place in places]
+        # To stop once the leader cannot be caught changes no answer: all of them may vote.
+        all_ = [one.ballot for one in again]
+        ballots = play(again, settings, rules.at_once).ballots if early else all_
+        hits += _submitted(ballots, settings) == problem.truth
+    return hits / RESAMPLED
+
+
+def _submitted(ballots: Sequence[Ballot], settings: SolverSettings) -> int:
+    answer = vote(ballots, settings.voting).answer
+    return FALLBACK_ANSWER if answer is None else answer
 
 
 def parse_rule(text: str, own: Rules) -> Rules:
