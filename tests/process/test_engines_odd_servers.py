@@ -156,9 +156,9 @@ numbers = st.one_of(st.sampled_from([*BROKEN, -math.inf, 0.0, -0.1]), st.floats(
     ),
 )
 def test_any_log_probabilities_give_numbers_that_voting_takes(own, top):
-    from mathllm.engines.remote import _measures
+    from mathllm.engines.events import measures
 
-    logprobs, entropy = _measures({"token_logprobs": own, "top_logprobs": top}, 2, 10.0)
+    logprobs, entropy = measures({"token_logprobs": own, "top_logprobs": top}, 2, 10.0)
     assert len(logprobs) == len(entropy) == 2
     assert all(math.isfinite(value) and value <= 1e-3 for value in logprobs)
     assert all(0 <= value <= 10.0 for value in entropy)

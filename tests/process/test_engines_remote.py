@@ -1,14 +1,13 @@
 """The OpenAI-compatible engine against a real server on loopback, a process of its own."""
 
-import socket
-import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
-from helpers.paths import ROOT, TESTS
+from helpers.paths import ROOT
+from helpers.played import command, played
+from helpers.ports import free_ports
 from helpers.scripted import ask
 from mathllm.data.chat import end_of_turn_id, load_tokenizer, prompt_ids
 from mathllm.engines import BackboneDecoder, Decoder, SamplingConfig
@@ -43,35 +42,16 @@ def model():
     return load_model(TINY)
 
 
-def start(folder: Path, *flags: str) -> tuple[subprocess.Popen, str]:
-    port_file = folder / "port"
-    server = subprocess.Popen(
-        [sys.executable, str(TESTS / "helpers" / "openai_server.py"), str(port_file), *flags]
-    )
-    deadline = time.monotonic() + 120
-    while not port_file.exists():
-        assert server.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    url = f"http://127.0.0.1:{port_file.read_text()}/v1"
-    wait_until_ready(url, 30)
-    return server, url
-
-
 @pytest.fixture(scope="module")
-def url(tmp_path_factory):
-    server, url = start(tmp_path_factory.mktemp("server"))
-    yield url
-    server.kill()
-    server.wait()
+def url():
+    with played() as url:
+        yield url
 
 
 @pytest.fixture
-def dying(tmp_path):
-    server, url = start(tmp_path, "--die-after", "30")
-    yield url
-    server.kill()
-    server.wait()
+def dying():
+    with played("--die-after", "30") as url:
+        yield url
 
 
 def engine(url: str, tokenizer, model: str = "tiny") -> RemoteEngine:
@@ -179,12 +159,9 @@ def test_the_solver_answers_through_the_endpoint(url, tokenizer):
 
 @pytest.mark.slow
 def test_the_solver_starts_a_server_and_ends_it(tmp_path, tokenizer):
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    script = TESTS / "helpers" / "openai_server.py"
-    command = f"{sys.executable} {script} {tmp_path / 'port'} --port {port}"
+    (port,) = free_ports(1)
     url = f"http://127.0.0.1:{port}/v1"
-    server = Server(command, url, tmp_path / "server.log")
+    server = Server(command(port), url, tmp_path / "server.log")
     server.wait_until_ready(120)
     ((sample,),) = ask(engine(url, tokenizer), [[5, 6]], SamplingConfig(max_new_tokens=3))
     assert len(sample.tokens) == 3

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,11 +14,14 @@ import psutil
 import pytest
 
 from helpers.in_thread import InThread
-from helpers.paths import ROOT, TESTS
+from helpers.paths import ROOT
+from helpers.played import MODEL, command
+from helpers.ports import free_ports
 from mathllm import children
 from mathllm.competition.kernel.journal import Journal, is_unfinished, read_journal
 from mathllm.competition.kernel.submission import Submission
 from mathllm.competition.protocol.client import Client
+from mathllm.competition.rehearsal import played_server
 from mathllm.engines.server import is_ready
 from mathllm.solving import Attempt, Budget, Solution
 
@@ -130,17 +132,15 @@ def test_a_kernel_that_is_killed_and_started_again_goes_on(tmp_path):
 
 @pytest.mark.slow
 def test_the_endpoints_server_is_started_again_and_ends_with_a_kernel_that_is_killed(tmp_path):
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    script = TESTS / "helpers" / "openai_server.py"
+    (port,) = free_ports(1)
     engine = {
         "endpoint": f"http://127.0.0.1:{port}/v1",
-        "endpoint_model": "tiny",
-        "server": f"{sys.executable} {script} {tmp_path / 'port'} --port {port}",
+        "endpoint_model": MODEL,
+        "server": command(port),
     }
 
     def servers(kernel):
-        mine = [p for p in started_by(kernel) if str(script) in p.cmdline()]
+        mine = [p for p in started_by(kernel) if played_server.__file__ in p.cmdline()]
         return [p for p in mine if "children.py" not in " ".join(p.cmdline())]
 
     kernel, own = start_kernel(tmp_path, **engine)

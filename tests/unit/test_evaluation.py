@@ -2,9 +2,6 @@
 
 import json
 import socket
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +9,8 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from helpers.paths import ROOT, TESTS, shared_file
+from helpers.paths import ROOT, shared_file
+from helpers.played import MODEL, played
 from helpers.scripted import Printing, Scripted, header, make_problems, make_tokenizer
 from mathllm.answers.boxes import last_box
 from mathllm.data.chat import load_tokenizer
@@ -390,21 +388,12 @@ def test_an_endpoint_that_is_not_there_is_said(monkeypatch):
 def test_an_endpoint_says_what_its_decoder_says(tmp_path):
     """The embedded default behind a real server on loopback, greedy."""
     tokenizer = load_tokenizer(TINY / "backbone")
-    program = TESTS / "helpers" / "openai_server.py"
-    server = subprocess.Popen([sys.executable, str(program), str(tmp_path / "port")])
-    try:
-        deadline = time.monotonic() + 60
-        while not (tmp_path / "port").exists() and time.monotonic() < deadline:
-            time.sleep(0.1)
-        url = f"http://127.0.0.1:{(tmp_path / 'port').read_text()}/v1"
+    with played() as url:
         engines = open_engines(
-            ["TRM", "endpoint"], TINY, tokenizer, endpoint=url, endpoint_model="tiny"
+            ["TRM", "endpoint"], TINY, tokenizer, endpoint=url, endpoint_model=MODEL
         )
         problems = load_set("arithmetic", num_samples=4, seed=1)
         found = evaluate(engines, tokenizer, problems, replace(GREEDY, max_new_tokens=40), tmp_path)
-    finally:
-        server.kill()
-        server.wait()
     same = ["id", "text", "answer", "right", "tokens", "finish_reason"]
     assert_frame_equal(found["TRM"].select(same), found["endpoint"].select(same))
     assert (tmp_path / "endpoint.parquet").is_file()

@@ -66,8 +66,10 @@ ENDS = {
         children.py _guard: select.select
         children.py end_guarded: guardian.wait
         children.py kill: process.wait
-        competition/kernel/endpoint_server.py EndpointServer._watch: self._closing.wait
-        competition/kernel/endpoint_server.py EndpointServer.start: self._server.wait_until_ready
+        competition/kernel/endpoint_server.py EndpointServer._start_again: self._closing.wait
+        competition/kernel/endpoint_server.py EndpointServer._wait_for_its_end: self._closing.wait
+        competition/kernel/endpoint_server.py EndpointServer._wait_ready: self._server.wait_until_ready
+        competition/kernel/endpoint_server.py EndpointServer.start: self._closing.wait
         competition/kernel/install.py _install: subprocess.run
         competition/kernel/worker.py Worker.wait_until_loaded: process.loaded.wait
         competition/kernel/worker.py _Process._how: self._popen.wait
@@ -104,6 +106,7 @@ ENDS = {
         engines/exchange.py Exchange.__enter__: self._connection.getresponse
         engines/exchange.py Exchange.__enter__: self._response.read
         engines/exchange.py Exchange.lines: self._response.readline
+        engines/exchange.py Exchange.read: self._response.read
     """,
     "the socket's own limit on sending": """
         competition/kernel/worker.py Worker.solve: process.connection.send
@@ -119,8 +122,9 @@ ENDS = {
     """,
     "a lock whose holders wait for nothing but what is listed here": """
         competition/kernel/endpoint_server.py EndpointServer._begin: with self._lock
-        competition/kernel/endpoint_server.py EndpointServer.close: with self._lock
+        competition/kernel/endpoint_server.py EndpointServer._end: with self._lock
         competition/kernel/journal.py Journal.write: with self._lock
+        competition/kernel/prefetch.py Prefetch._read_blocks: with self._lock
         competition/kernel/worker_process.py _Kernel.say: with self._saying
         engines/base.py Sample.end: with self._ending
         engines/local.py LocalEngine._run_arrivals: with self._passing
@@ -148,6 +152,8 @@ ENDS = {
         competition/protocol/server.py InferenceServer.serve: self.stop
         competition/protocol/server.py InferenceServer.stop: server.stop
         competition/protocol/server.py InferenceServer.stop: self._worker.shutdown
+        competition/kernel/endpoint_server.py EndpointServer.start: prefetch.stop
+        engines/server.py _asked: exchange.read
         sandbox/kernel.py Kernel.run: self._channel.send
         solving/race.py _run: runner.run
         solving/race.py all_of.work: runner.run
@@ -166,7 +172,8 @@ ENDS = {
         engines/cache.py cached_attention.attend: store.read
         engines/exchange.py Exchange.abort: self._socket.shutdown
         engines/flight.py Flight._join: lanes.join
-        engines/server.py Server.last_line: file.read
+        engines/server.py Server.last_lines: file.read
+        solving/records.py write_attempts: rows.select
         solving/race.py _run: news.put
         sandbox/channel.py Channel._receive: select.poll
         sandbox/channel.py Channel.answered: self._iopub.connect
@@ -176,6 +183,9 @@ ENDS = {
         sandbox/wire.py Connection.connect: made.connect
         sandbox/wire.py Connection.flush: self._socket.send
         sandbox/wire.py Connection.receive: self._socket.recv
+    """,
+    "nothing that anyone waits for: a thread beside the run, which ends with it": """
+        competition/kernel/prefetch.py Prefetch._run: reader.join
     """,
     "the end of the run, which is what it waits for": """
         competition/kernel/serve.py _run: server.serve

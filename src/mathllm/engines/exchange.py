@@ -114,6 +114,10 @@ class Exchange:
                 raise EngineError(f"a line of the reply is longer than {LINE_BYTES} bytes")
             yield line
 
+    def read(self, limit: int) -> bytes:
+        """The reply, at most so many bytes of it."""
+        return self._response.read(limit)
+
     def abort(self) -> None:
         """End it: whoever waits for it, in whatever thread, gets an OSError or the end."""
         self._aborted = True

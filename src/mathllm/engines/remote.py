@@ -5,16 +5,16 @@ back as text is tokenised again where the server does not send ids. Nothing that
 believed before it was looked at, and no sample outlives its deadline.
 """
 
-import json
 import logging
 import math
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from http.client import HTTPException
 from typing import Any
 
 from mathllm.engines.base import EngineError, SamplingConfig, Vocabulary
+from mathllm.engines.events import choices, measures
 from mathllm.engines.exchange import Exchange, check_url, key_header
 from mathllm.engines.requests import Row, row_of
 from mathllm.wording import shown, writable
@@ -30,7 +30,8 @@ SERVER_ERROR = 500
 WATCH_SECONDS = 0.05  # between two looks at the clock and the cancel flags
 TEXT_CHARS = 1 << 18  # of one piece without ids: more would be tokenised beyond the deadline
 TOP = 5  # most likely tokens whose probabilities are asked for: entropy from below
-ROUNDING = 1e-3  # by which a probability may be over 1
+
+SILENT = "silent"  # the `event` of a log record that says that no sample gets a token any more
 
 log = logging.getLogger(__name__)
 
@@ -61,11 +62,12 @@ class RemoteEngine:
         self._headers = key_header(api_key)
         self._watcher = _Watcher()
         self._seeds = _Seeds()
+        self._pulse = _Pulse(self.url)
 
     def start(self, prompt: Sequence[int], config: SamplingConfig, seed: int) -> Row:
         """As Engine.start. A request that fails ends its sample by "fault"."""
         row = row_of(prompt, config, seed, self.vocabulary.size, self.max_positions)
-        stream = _Stream(row)
+        stream = _Stream(row, self._pulse)
         self._watcher.watch(stream)
         threading.Thread(target=self._run, args=(stream,), name="stream", daemon=True).start()
         return row
@@ -109,12 +111,12 @@ class RemoteEngine:
         body = self._body(row) | ({"seed": row.seed % 2**31} if seeded else {})
         stream.exchange = Exchange(self.url, "completions", body, self._headers, seconds)
         with stream.exchange as exchange:
-            for choice in _choices(exchange.lines()):
+            for choice in choices(exchange.lines()):
                 tokens, logprobs, entropy = self._read(choice)
                 for values in zip(tokens, logprobs, entropy, strict=True):
                     row.add(*values)
                 if tokens:
-                    stream.heard = time.monotonic()
+                    stream.heard = self._pulse.last = time.monotonic()
                     if seeded:
                         self._seeds.taken()
                 reason = choice.get("finish_reason")
@@ -163,7 +165,7 @@ class RemoteEngine:
             type(token) is int and 0 <= token < size for token in tokens
         ):
             raise EngineError(f"the token_ids of a reply are no ids of 0…{size - 1}")
-        return tokens, *_measures(choice.get("logprobs"), len(tokens), math.log(size))
+        return tokens, *measures(choice.get("logprobs"), len(tokens), math.log(size))
 
 
 class _EndedError(EngineError):
@@ -215,11 +217,27 @@ def _is_away(fault: Exception) -> bool:
     return isinstance(fault, OSError | HTTPException)
 
 
+class _Pulse:
+    """When the last token came, of any sample."""
+
+    def __init__(self, url: str) -> None:
+        self.last = -math.inf
+        self._url = url
+
+    def missed(self, seconds: float) -> None:
+        """A sample has waited so long in vain: it is said, if all have. Once in that time."""
+        now = time.monotonic()
+        if now - self.last > seconds:
+            self.last = now
+            why = f"{self._url} gave no token of any sample for {seconds:.1f} s"
+            log.warning("%s", why, extra={"event": SILENT})
+
+
 class _Stream:
     """A row's request on its way. `heard` is when its last token came, by time.monotonic."""
 
-    def __init__(self, row: Row) -> None:
-        self.row = row
+    def __init__(self, row: Row, pulse: _Pulse) -> None:
+        self.row, self._pulse = row, pulse
         self.exchange: Exchange | None = None
         self.heard: float | None = None
         self._silence = math.inf
@@ -243,6 +261,7 @@ class _Stream:
         self.row.end_if_asked()
         if self.heard is not None and time.monotonic() - self.heard > self._silence:
             self.fail(EngineError(f"no token for {self._silence:.1f} s"))
+            self._pulse.missed(self._silence)
         if self.row.done and self.exchange is not None:
             self.exchange.abort()
 
@@ -270,63 +289,3 @@ class _Watcher:
                 if not self._streams:
                     return
             time.sleep(WATCH_SECONDS)
-
-
-def _choices(lines: Iterator[bytes]) -> Iterator[dict[str, Any]]:
-    """The first choice, which alone was asked for, of each event of a stream, up to [DONE].
-    Raises EngineError for what is no such event."""
-    for line in lines:
-        if not line.startswith(b"data:"):
-            continue
-        data = line[len(b"data:") :].strip()
-        if data == b"[DONE]":
-            return
-        try:
-            event = json.loads(data)
-        except (ValueError, RecursionError) as fault:
-            raise EngineError(f"the stream has an event that is no JSON: {data[:80]!r}") from fault
-        if not isinstance(event, dict):
-            raise EngineError(f"the stream has an event that is no object: {data[:80]!r}")
-        if error := event.get("error"):
-            code = error.get("code") if isinstance(error, dict) else None
-            raise EngineError(str(error)[:300], code if type(code) is int else None)
-        choices = event.get("choices")
-        for choice in choices if isinstance(choices, list) else []:
-            if isinstance(choice, dict) and choice.get("index") in (0, None):
-                yield choice
-
-
-def _measures(logprobs: Any, count: int, unsure: float) -> tuple[list[float], list[float]]:
-    """Log probability and entropy in nats of `count` tokens, 0 where the server tells none.
-
-    The entropy is that of the most likely tokens with all others taken as one: a lower bound.
-    Numbers that are no log probabilities (NaN, logits, words) count as `unsure` nats.
-    """
-    told = logprobs if isinstance(logprobs, dict) else {}
-    own, top = told.get("token_logprobs"), told.get("top_logprobs")
-    if not isinstance(own, list) or len(own) != count or not all(map(_is_finite, own)):
-        own = [0.0] * count
-    if not isinstance(top, list) or len(top) != count:
-        return own, [0.0] * count
-    return own, [_entropy(known, unsure) for known in top]
-
-
-def _entropy(known: Any, unsure: float) -> float:
-    if not known:
-        return 0.0
-    if not isinstance(known, dict) or not all(map(_is_logprob, known.values())):
-        return unsure
-    likely = [math.exp(value) for value in known.values()]
-    if sum(likely) > 1 + ROUNDING:
-        return unsure
-    parts = [*likely, max(0.0, 1.0 - sum(likely))]
-    return max(0.0, -sum(p * math.log(p) for p in parts if p > 0))
-
-
-def _is_finite(value: Any) -> bool:
-    return _is_logprob(value) and value > -math.inf
-
-
-def _is_logprob(value: Any) -> bool:
-    """NaN is none, and no integer that a float cannot hold."""
-    return (type(value) is float or (type(value) is int and value > -(2**53))) and value <= ROUNDING

@@ -5,9 +5,14 @@
     wheels      installed and present: packages that the image was to lack; folder
     listening   package (the competition's, or ours in its place), version of the evaluation API,
                 port when it is known: the gateway can connect
+    prefetch    files, bytes and seconds: weights of the endpoint's server that were read ahead
+    server      number (the first is 1), seconds until the endpoint's server answered, and
+                first_token_seconds that it took to generate
+    silent      cause: no sample gets a token from the endpoint any more
     worker      pid of the process that solves, number (the first is 1)
     loaded      seconds the solver took to load
-    fault       cause: what went wrong, apart from a problem's own; stack where something hung
+    fault       cause: what went wrong, apart from a problem's own; stack where something hung;
+                log: a server's last lines
     answer      id, problem (digest of its text), answer, votes (answer -> weight), samples,
                 without_answer (of them), calls (programs run), reason, tokens, seconds,
                 allowance (seconds given), waited (of the seconds, for the solver to load),

@@ -27,6 +27,8 @@ from mathllm.solving import Budget, EngineSettings, SolverSettings, records
 
 __all__ = ["Submission", "serve"]
 
+STARTS = 3  # of the endpoint's server, until it generates, in a rerun
+
 _log = logging.getLogger(__name__)
 
 
@@ -70,9 +72,10 @@ def serve(
                 _rules(settings, budget, engine),
                 resume=restarted,
             ),
+            suspect=lambda: server.suspect(),
         )
         log = paths.working_dir()
-        server = EndpointServer(engine.server, engine.endpoint, log, submission.tell)
+        server = EndpointServer(engine, log, submission.tell, lambda: budget.left_seconds)
         try:
             _run(submission, test_file)
         finally:
@@ -200,10 +203,12 @@ def _prepare(
             submission.tell("wheels", **install.install(dataset))
     if engine.server:
         try:
-            server.start()
+            server.start(STARTS if rerun else 1)
         except EngineError as fault:
             if not rerun:
                 raise
-            submission.tell("fault", cause=f"loading: {fault}; the TRM answers")
-            engine = replace(engine, server="", endpoint="")
+            without = "nothing else answers" if engine.endpoint_alone else "the TRM answers"
+            submission.tell("fault", cause=f"loading: {fault}; {without}")
+            if not engine.endpoint_alone:
+                engine = replace(engine, server="", endpoint="")
     return partial(load_kernel_solver, weights, settings, engine, not rerun)

@@ -44,7 +44,7 @@ class Submission:
     `prepare` and `worker` as in worker.py, where whatever hangs or crashes is contained; the
     first `predict` waits for the solver. `rerun` says whether faults are survived (True) or
     raised (False), `report` gets one line for each problem. `attempts` keeps all that was drawn.
-    `fault` is what ended a commit run.
+    `suspect` is called when an endpoint seems to hang. `fault` is what ended a commit run.
     """
 
     def __init__(
@@ -56,12 +56,13 @@ class Submission:
         report: Callable[[str], None] = print,
         worker: Callable[..., Worker] | None = None,
         attempts: AttemptsFile | None = None,
+        suspect: Callable[[], None] = lambda: None,
     ):
         self.rerun = rerun
         self.journal = journal
         self._budget = budget
         self._report = report
-        self._attempts = attempts
+        self._attempts, self._suspect = attempts, suspect
         self._worker = (worker or Worker)(prepare, self.tell, strict=not rerun)
         self._answered = 0
         self._telling, self._over = threading.Lock(), False
@@ -243,8 +244,13 @@ class Submission:
                 self._say(f"{event} cannot be recorded: {error}")
         if event == "loaded":
             self._say(f"solver loaded in {values['seconds']:.1f} s")
+        elif event == "server":
+            self._say(f"server answers after {values['seconds']:.1f} s")
+        elif event == "silent":
+            self._suspect()
         elif event == "fault":
-            self._say("\n".join(filter(None, (values["cause"], values.get("stack")))))
+            lines = [values["cause"], values.get("stack"), *values.get("log", ())]
+            self._say("\n".join(filter(None, lines)))
 
     def _say(self, line: str) -> None:
         """In a rerun a closed output is no reason to end."""

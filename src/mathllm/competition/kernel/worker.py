@@ -64,7 +64,7 @@ class Worker:
 
     `prepare` is called once, before the first process starts, in a thread of its own, and
     gives what loads the solver there: a function that can be pickled. `tell(event, **values)`
-    gets a journal's lines: worker, loaded, warning, fault. `strict`: a load that hangs or
+    gets a journal's lines: worker, loaded, warning, silent, fault. `strict`: a load that hangs or
     dies is not tried again.
     """
 
@@ -282,8 +282,8 @@ class _Process:
 
     def _hear(self, message: tuple) -> None:
         match message:
-            case ("warning", cause):
-                self._tell("warning", cause=cause)
+            case ("warning" | "silent" as event, cause):
+                self._tell(event, cause=cause)
             case ("loaded", seconds, fault):
                 self._tell("loaded", seconds=seconds)
                 if fault:

@@ -2,8 +2,9 @@
 
 Started by worker.py, which says over a pipe: the import path, what loads the solver, then
 (number, id, text, seconds) for each problem and None at the end. Back come, as they happen,
-("warning", text), ("loaded", seconds, fault) or ("not loaded", fault), and for each problem
-("so far", number, solution), then ("solved", number, solution) or ("raised", number, fault).
+("warning", text), ("silent", text), ("loaded", seconds, fault) or ("not loaded", fault), and for
+each problem ("so far", number, solution), then ("solved", number, solution) or ("raised", number,
+fault).
 """
 
 import faulthandler
@@ -102,8 +103,8 @@ class _Kernel(logging.Handler):
         return self._connection.recv_bytes()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """A warning of one of our modules."""
-        self.say("warning", record.getMessage())
+        """A warning of one of our modules, or what a record calls its event."""
+        self.say(getattr(record, "event", "warning"), record.getMessage())
 
 
 def _told(fault: BaseException) -> tuple[bytes | None, str, str]:

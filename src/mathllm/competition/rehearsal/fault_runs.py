@@ -48,11 +48,9 @@ def run_faults(order: Rehearsal, names: Sequence[str], say: Callable[[str], None
         costs = []
         for name in names:
             fault = FAULTS[name]
-            # Tools change the prompt, and so the answers; less time should change none.
-            parameters = {k: v for k, v in fault.parameters.items() if k == "tool_kernels"}
-            key = tuple(parameters.items())
+            key = tuple(fault.compared.items())
             if key not in plain:
-                plain[key] = _play(play, f"without-{name}", parameters)
+                plain[key] = _play(play, f"without-{name}", fault.compared)
             with _spoiled(play, order, name):
                 run = _play(replace(play, fault=name), f"with-{name}", fault.parameters)
             costs.append(_cost(fault, run, plain[key], truth))
@@ -122,7 +120,7 @@ def _cost(fault: Fault, run: PlayedRun, plain: PlayedRun, truth: Mapping[str, in
 
 
 def _lines(costs: Sequence[Cost], problems: int) -> Iterator[str]:
-    heads = f"{'fault':11} {'rows':>8} {'right':>7} {'other answers':>13}"
+    heads = f"{'fault':13} {'rows':>8} {'right':>7} {'other answers':>13}"
     yield f"{heads}  {'time':>5}  what the journal says"
     for cost in costs:
         right = "-" if cost.right is None else f"{cost.right_before} > {cost.right}"
@@ -131,8 +129,8 @@ def _lines(costs: Sequence[Cost], problems: int) -> Iterator[str]:
         told = " ".join(cost.told[0].split())[-SHOWN:] if cost.told else "nothing"
         more = f" (and {len(cost.told) - 1} more)" if len(cost.told) > 1 else ""
         yield (
-            f"{cost.fault.name:11} {rows:>8} {right:>7} {len(cost.lost):>13}  "
+            f"{cost.fault.name:13} {rows:>8} {right:>7} {len(cost.lost):>13}  "
             f"{cost.run.budget_used:>5.0%}  {told}{more}{mark}"
         )
     yield ""
-    yield from (f"{cost.fault.name:11} {cost.fault.what}" for cost in costs)
+    yield from (f"{cost.fault.name:13} {cost.fault.what}" for cost in costs)

@@ -48,7 +48,11 @@ print("up", flush=True)
 sys.stdin.read()
 """
 # What every process finds on its path, and the file here that it is.
-COPIES = {"sitecustomize.py": "guard.py", "mathllm_strikes.py": "strikes.py"}
+COPIES = {
+    "sitecustomize.py": "guard.py",
+    "mathllm_strikes.py": "strikes.py",
+    "mathllm_played_server.py": "played_server.py",
+}
 NOWHERE = "http://127.0.0.1:9"  # the discard port: nothing listens there
 
 
