@@ -68,7 +68,7 @@ ENDS = {
         children.py kill: process.wait
         competition/kernel/endpoint_server.py EndpointServer._start_again: self._closing.wait
         competition/kernel/endpoint_server.py EndpointServer._wait_for_its_end: self._closing.wait
-        competition/kernel/endpoint_server.py EndpointServer._wait_ready: self._server.wait_until_ready
+        competition/kernel/endpoint_server.py EndpointServer._ready: self._server.wait_until_ready
         competition/kernel/endpoint_server.py EndpointServer.start: self._closing.wait
         competition/kernel/install.py _install: subprocess.run
         competition/kernel/worker.py Worker.wait_until_loaded: process.loaded.wait

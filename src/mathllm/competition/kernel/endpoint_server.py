@@ -61,7 +61,7 @@ class EndpointServer:
             while True:
                 try:
                     self._begin()
-                    self._wait_ready()
+                    self._ready()
                     break
                 except EngineError as fault:
                     self._end()
@@ -100,7 +100,7 @@ class EndpointServer:
             if self._server is not None:
                 self._server.close()
 
-    def _wait_ready(self) -> None:
+    def _ready(self) -> None:
         began = time.monotonic()
         engine = self._engine
         self._server.wait_until_ready(START_SECONDS)
@@ -150,7 +150,7 @@ class EndpointServer:
         while not self._closing.wait(PAUSE_SECONDS * 2 ** (self._started - 1)):
             try:
                 self._begin()
-                self._wait_ready()
+                self._ready()
                 return True
             except EngineError as fault:
                 self._end()
