@@ -359,6 +359,54 @@ def test_a_death_after_seeded_samples_is_not_blamed_on_the_seed(tokenizer, caplo
     assert caplog.messages == []
 
 
+def test_a_second_death_is(tokenizer, caplog):
+    """As of vLLM's CPU build, which takes seeds until it reads a prompt in parts."""
+    turns = iter(range(100))
+
+    def answer(connection, body):
+        dies = b'"seed"' in body and next(turns) % 2 == 1
+        say(STREAM, *([] if dies else [WHOLE]))(connection, body)
+
+    with serving(answer) as (url, seen):
+        remote = engine(url, tokenizer)
+        assert len(asked(remote)) == 1
+        with pytest.raises(EngineError, match="ended before"):
+            asked(remote)
+        assert len(asked(remote)) == 1
+        assert len(asked(remote)) == 1  # it dies, and is asked again without
+        assert len(asked(remote, 3)) == 3
+    assert len([text for text in caplog.messages if "died of a request with a seed" in text]) == 1
+    assert b'"seed"' not in seen[-1]
+
+
+@pytest.mark.parametrize("end", ["cut", "said"])
+def test_a_sample_whose_server_went_goes_on_from_what_it_has(end, tokenizer):
+    """Three tokens, a death, nobody there for a while, then the rest."""
+    died = []
+
+    def answer(connection, body):
+        asked = json.loads(body)
+        if not died:
+            died.append(time.monotonic())
+            last = b'data: {"error": {"message": "engine dead", "code": 500}}\n\n'
+            connection.sendall(STREAM + event(text="abc", token_ids=[5, 6, 7]))
+            connection.sendall(last if end == "said" else b"")
+        elif time.monotonic() - died[0] < 0.7:
+            connection.sendall(b"HTTP/1.1 503 No\r\n\r\nloading")
+        else:
+            assert asked["prompt"] == [1, 2, 3, 5, 6, 7]
+            assert asked["max_tokens"] == 17
+            connection.sendall(STREAM + event(text="d", token_ids=[8], finish_reason="stop"))
+
+    with serving(answer) as (url, seen):
+        remote = RemoteEngine(url, "any", ChatML(tokenizer), 1000, patience_seconds=10.0)
+        (sample,) = asked(remote, max_new_tokens=20)
+        assert sample.tokens == [5, 6, 7, 8]
+        assert sample.finish_reason == "stop"
+    seeds = [json.loads(body.partition(b"\r\n\r\n")[2])["seed"] for body in (seen[0], seen[-1])]
+    assert seeds[1] == seeds[0] + 3
+
+
 def test_greedy_samples_are_asked_for_without_a_seed(tokenizer):
     with serving(say(STREAM, WHOLE)) as (url, seen):
         asked(engine(url, tokenizer), temperature=0)

@@ -129,7 +129,7 @@ def test_a_prompt_is_what_openai_harmony_makes_of_it(theirs, effort, tools):
         ]
     )
     expected = theirs.render_conversation_for_completion(conversation, harmony.Role.ASSISTANT)
-    instructions = "Answer in \\boxed{{}}, {low} to {high}."
+    instructions = "Answer in \\boxed{}, {low} to {high}."
     ours = Harmony(Theirs(theirs), tools, effort, instructions, date="2026-01-02")
     assert ours.begin("What is <|end|> $1+1$?", 100_000, 100).prompt == expected
 

@@ -1,14 +1,23 @@
 """Rows to chat to token ids: prompts, labels and the tokenizer that both need."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from tokenizers import Tokenizer
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from mathllm.data.file_tokenizer import FileTokenizer
 from mathllm.errors import WeightsError
 from mathllm.pretrained import check_files
 from mathllm.tokens.rows import Example
 from mathllm.wording import brief
+
+if TYPE_CHECKING:  # it takes seconds, and torch
+    from transformers import PreTrainedTokenizerBase
+
+    ChatTokenizer = PreTrainedTokenizerBase | FileTokenizer
+
+Tokens = TypeVar("Tokens", bound="ChatTokenizer")
 
 # The system prompt that Qwen2.5-Math-Instruct was trained with (its model card).
 SYSTEM_PROMPT = "Please reason step by step, and put your final answer within \\boxed{}."
@@ -22,18 +31,31 @@ ANSWER_TURN = "<|im_start|>assistant"  # opens it
 PADDING = "<|endoftext|>"
 
 
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
     """The tokenizer in `folder`. Raises WeightsError if there is none, or it has no ChatML, in
     its vocabulary or in its template."""
+
+    def load() -> "PreTrainedTokenizerBase":
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+
+    return _checked(folder, load)
+
+
+def load_file_tokenizer(folder: Path) -> FileTokenizer:
+    """The same without transformers, for prompts. Raises as load_tokenizer."""
+    return _checked(folder, lambda: FileTokenizer(folder))
+
+
+def _checked(folder: Path, load: Callable[[], Tokens]) -> Tokens:
     if not (folder / "tokenizer.json").is_file():
         raise WeightsError(
             f"{folder} has no tokenizer.json: copy the backbone's tokenizer files there"
         )
     check_files(folder)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False
-        )
+        tokenizer = load()
         vocabulary = tokenizer.get_vocab()
         template_fault = _template_fault(tokenizer)
     except Exception as fault:  # the loaders raise many types for a corrupt file
@@ -61,7 +83,7 @@ def _unreadable(folder: Path) -> Path:
     return folder / "tokenizer_config.json"
 
 
-def _template_fault(tokenizer: PreTrainedTokenizerBase) -> str | None:
+def _template_fault(tokenizer: "ChatTokenizer") -> str | None:
     """What is wrong with a template, None if nothing is: it renders a probe, part by part.
 
     A template may leave out whatever it likes, and nothing is raised.
@@ -90,17 +112,17 @@ def _template_fault(tokenizer: PreTrainedTokenizerBase) -> str | None:
     return None
 
 
-def end_of_turn_id(tokenizer: PreTrainedTokenizerBase) -> int:
+def end_of_turn_id(tokenizer: "ChatTokenizer") -> int:
     """The id that ends an assistant turn (151645 for Qwen2.5)."""
     return tokenizer.convert_tokens_to_ids(END_OF_TURN)
 
 
-def padding_id(tokenizer: PreTrainedTokenizerBase) -> int:
+def padding_id(tokenizer: "ChatTokenizer") -> int:
     """The id that fills a batch up (151643 for Qwen2.5)."""
     return tokenizer.convert_tokens_to_ids(PADDING)
 
 
-def without_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
+def without_tokens(tokenizer: "ChatTokenizer", text: str) -> str:
     """The text with a space in whatever the tokenizer would read as a token of its own.
 
     So that a problem, or what a tool prints, cannot end its turn with `<|im_end|>`.
@@ -111,9 +133,7 @@ def without_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
     return text
 
 
-def prompt_text(
-    tokenizer: PreTrainedTokenizerBase, problem: str, system: str = SYSTEM_PROMPT
-) -> str:
+def prompt_text(tokenizer: "ChatTokenizer", problem: str, system: str = SYSTEM_PROMPT) -> str:
     """System prompt, the problem as the user's turn, and the head of the assistant's."""
     messages = [
         {"role": "system", "content": system},
@@ -122,16 +142,14 @@ def prompt_text(
     return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
 
 
-def prompt_ids(
-    tokenizer: PreTrainedTokenizerBase, problem: str, system: str = SYSTEM_PROMPT
-) -> list[int]:
+def prompt_ids(tokenizer: "ChatTokenizer", problem: str, system: str = SYSTEM_PROMPT) -> list[int]:
     """`prompt_text` as token ids."""
     text = prompt_text(tokenizer, problem, system)
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
 def encode(
-    tokenizer: PreTrainedTokenizerBase, problems: list[str], solutions: list[str]
+    tokenizer: "PreTrainedTokenizerBase", problems: list[str], solutions: list[str]
 ) -> list[Example]:
     """Training examples. Prompt and solution are tokenised apart, as in decoding."""
     prompts = [prompt_text(tokenizer, p) for p in problems]

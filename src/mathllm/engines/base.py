@@ -1,13 +1,13 @@
-"""What an engine is: token ids in, token ids out, each sample on its own.
+"""What an engine is: a prompt in, token ids out, each sample on its own.
 
 Needs no torch, so that whoever only asks an engine does not wait for it.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from threading import Event, Lock
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from mathllm.errors import ParameterError
 
@@ -90,6 +90,25 @@ class Completion:
     accepted: int = 0
 
 
+@dataclass(frozen=True)
+class Messages:
+    """A conversation for a server that renders it itself, as the chat completions API has it.
+
+    `tools` describes the functions that may be called; `length` is about how many tokens the
+    server will make of it all.
+    """
+
+    said: tuple[Mapping[str, Any], ...]
+    tools: tuple[Mapping[str, Any], ...]
+    length: int
+
+    def __len__(self) -> int:
+        return self.length
+
+
+Prompt = Sequence[int] | Messages
+
+
 class Vocabulary(Protocol):
     """A model's `size` tokens."""
 
@@ -170,8 +189,9 @@ class Engine(Protocol):
     def max_positions(self) -> int:
         """Tokens of a prompt and its completion together, at most."""
 
-    def start(self, prompt: Sequence[int], config: SamplingConfig, seed: int) -> Sample:
-        """Begin a sample from a prompt of token ids and return at once; `config.n` is not read.
+    def start(self, prompt: Prompt, config: SamplingConfig, seed: int) -> Sample:
+        """Begin a sample from a prompt and return at once; `config.n` is not read. All take token
+        ids, but for one whose server renders messages.
 
         It is cut at `max_positions`; one that breaks ends by "nan", "memory" or "fault", with
         the tokens that it has. Raises ParameterError for an empty prompt, an id outside the

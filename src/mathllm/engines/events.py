@@ -11,6 +11,10 @@ from mathllm.engines.base import EngineError
 ROUNDING = 1e-3  # by which a probability may be over 1
 
 
+class StreamError(EngineError):
+    """What a server says in the middle of a stream, where the status has been sent."""
+
+
 def choices(lines: Iterator[bytes]) -> Iterator[dict[str, Any]]:
     """The first choice, which alone was asked for, of each event of a stream, up to [DONE].
     Raises EngineError for what is no such event."""
@@ -28,7 +32,7 @@ def choices(lines: Iterator[bytes]) -> Iterator[dict[str, Any]]:
             raise EngineError(f"the stream has an event that is no object: {data[:80]!r}")
         if error := event.get("error"):
             code = error.get("code") if isinstance(error, dict) else None
-            raise EngineError(str(error)[:300], code if type(code) is int else None)
+            raise StreamError(str(error)[:300], code if type(code) is int else None)
         choices = event.get("choices")
         for choice in choices if isinstance(choices, list) else []:
             if isinstance(choice, dict) and choice.get("index") in (0, None):

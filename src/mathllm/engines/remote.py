@@ -9,12 +9,18 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
 from http.client import HTTPException
 from typing import Any
 
-from mathllm.engines.base import EngineError, SamplingConfig, Vocabulary
-from mathllm.engines.events import choices, measures
+from mathllm.engines.base import (
+    EngineError,
+    FinishReason,
+    Prompt,
+    SamplingConfig,
+    Vocabulary,
+)
+from mathllm.engines.events import StreamError, choices, measures
 from mathllm.engines.exchange import Exchange, check_url, key_header
 from mathllm.engines.requests import Row, row_of
 from mathllm.wording import shown, writable
@@ -33,16 +39,22 @@ TOP = 5  # most likely tokens whose probabilities are asked for: entropy from be
 
 SILENT = "silent"  # the `event` of a log record that says that no sample gets a token any more
 
+Read = Callable[[dict[str, Any]], tuple[list[int], list[float], list[float]]]
+
 log = logging.getLogger(__name__)
 
 
 class RemoteEngine:
-    """Generates through `POST {url}/completions`, one streamed request a sample.
+    """Generates through `POST {url}/completions`, one streamed request a sample of token ids.
 
     `url` as "http://127.0.0.1:8000/v1". `max_positions`: prompt and new tokens together.
     `patience_seconds`: how long a sample waits for a server that is away, at most half of its
     time. Raises ParameterError for a URL or key that is none.
     """
+
+    path = "completions"
+    goes_on = True  # whether a sample that broke off can be asked for from where it was
+    ends: Mapping[str, FinishReason] = {"stop": "stop", "length": "length"}
 
     def __init__(
         self,
@@ -63,17 +75,22 @@ class RemoteEngine:
         self._watcher = _Watcher()
         self._seeds = _Seeds()
         self._pulse = _Pulse(self.url)
+        self._logprobs = True  # until the server refuses to tell them
 
-    def start(self, prompt: Sequence[int], config: SamplingConfig, seed: int) -> Row:
+    def start(self, prompt: Prompt, config: SamplingConfig, seed: int) -> Row:
         """As Engine.start. A request that fails ends its sample by "fault"."""
-        row = row_of(prompt, config, seed, self.vocabulary.size, self.max_positions)
+        row = self._row(prompt, config, seed)
         stream = _Stream(row, self._pulse)
         self._watcher.watch(stream)
         threading.Thread(target=self._run, args=(stream,), name="stream", daemon=True).start()
         return row
 
+    def _row(self, prompt: Prompt, config: SamplingConfig, seed: int) -> Row:
+        return row_of(prompt, config, seed, self.vocabulary.size, self.max_positions)
+
     def _run(self, stream: "_Stream") -> None:
-        """One sample, asked for again while its server is away and time is left for that."""
+        """One sample, asked for again while its server is away and time is left for that. It goes
+        on from the tokens that it has."""
         again = time.monotonic() + min(self.patience_seconds, PATIENCE_SHARE * stream.left())
         pause = PAUSE_SECONDS
         while not stream.row.done:
@@ -82,16 +99,24 @@ class RemoteEngine:
                 self._stream(stream, seeded)
                 return
             except Exception as fault:  # whatever one reply does, the others go on
-                if stream.row.completion.tokens:
-                    stream.fail(self._named(fault))
-                    return
-                if seeded and self._seeds.blamed(fault):
+                blamed = seeded and self._seeds.blamed(fault)
+                begun = bool(stream.row.completion.tokens)
+                if not begun and (blamed or self._does_without_logprobs(fault)):
                     continue
-                if not _is_away(fault) or time.monotonic() + pause > again:
+                broke = _broke(fault) and self.goes_on if begun else _is_away(fault)
+                if not broke or time.monotonic() + pause > again:
                     stream.fail(self._named(fault))
                     return
             stream.row.wait(pause)
             pause = min(2 * pause, MOST_PAUSE_SECONDS)
+
+    def _does_without_logprobs(self, fault: Exception) -> bool:
+        """Whether it was for the log probabilities that a request was refused."""
+        if not (isinstance(fault, EngineError) and "logprob" in str(fault) and self._logprobs):
+            return False
+        self._logprobs = False
+        log.warning("%s tells no log probabilities (%s): votes are not weighed", self.url, fault)
+        return True
 
     def _named(self, fault: Exception) -> EngineError:
         cause = " ".join(str(fault).split())[:300]
@@ -108,11 +133,14 @@ class RemoteEngine:
         stream.begin()
         # A socket that is not connected yet cannot be shut by the watcher.
         seconds = max(min(CONNECT_SECONDS, stream.left()), WATCH_SECONDS)
-        body = self._body(row) | ({"seed": row.seed % 2**31} if seeded else {})
-        stream.exchange = Exchange(self.url, "completions", body, self._headers, seconds)
+        # What goes on has a seed of its own: not the same numbers twice.
+        seed = (row.seed + len(row.completion.tokens)) % 2**31
+        body = self._body(row) | ({"seed": seed} if seeded else {})
+        stream.exchange = Exchange(self.url, self.path, body, self._headers, seconds)
+        read = self._reader()
         with stream.exchange as exchange:
             for choice in choices(exchange.lines()):
-                tokens, logprobs, entropy = self._read(choice)
+                tokens, logprobs, entropy = read(choice)
                 for values in zip(tokens, logprobs, entropy, strict=True):
                     row.add(*values)
                 if tokens:
@@ -121,9 +149,9 @@ class RemoteEngine:
                         self._seeds.taken()
                 reason = choice.get("finish_reason")
                 if reason is not None and not row.done:
-                    if reason not in ("stop", "length"):  # "abort", "error"
+                    if not isinstance(reason, str) or reason not in self.ends:  # "abort", "error"
                         raise EngineError(f"the server ended a sample by {shown(reason)}")
-                    row.end(reason)
+                    row.end(self.ends[reason])
                 if row.done:  # leaving the block closes the connection, which ends the request
                     return
         raise _EndedError("the stream ended before the completion did")
@@ -131,27 +159,32 @@ class RemoteEngine:
     def _body(self, row: Row) -> dict[str, Any]:
         config = row.config
         stop = [self.vocabulary.decode(ids) for ids in config.stop_sequences]
-        body: dict[str, Any] = {
-            "model": self.model,
-            "prompt": row.prompt,
-            "max_tokens": row.limit,
-            "temperature": config.temperature,
-            "top_p": config.top_p,
-            "stream": True,
-            "logprobs": TOP,
+        return self._sampling(row) | {
+            "prompt": row.sequence,
+            **({"logprobs": TOP} if self._logprobs else {}),
+            **({"stop": stop} if stop else {}),
             "stop_token_ids": sorted(config.stop_ids),
             # vLLM's own, which others leave alone.
             "return_token_ids": True,
             "include_stop_str_in_output": True,
         }
-        extra = {
-            "top_k": config.top_k,
-            "min_p": config.min_p,
-            "repetition_penalty": config.repetition_penalty,
-            "stop": stop,
-        }
-        neutral = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "stop": []}
-        return body | {name: value for name, value in extra.items() if value != neutral[name]}
+
+    def _sampling(self, row: Row) -> dict[str, Any]:
+        """What each request has, whatever it is asked with; what is off is left out."""
+        config = row.config
+        extra = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
+        own = {name: getattr(config, name) for name in extra}
+        return {
+            "model": self.model,
+            "max_tokens": row.room,
+            "temperature": config.temperature,
+            "top_p": config.top_p,
+            "stream": True,
+        } | {name: value for name, value in own.items() if value != extra[name]}
+
+    def _reader(self) -> Read:
+        """What takes one sample's events: the tokens of each, log probabilities and entropy."""
+        return self._read
 
     def _read(self, choice: dict[str, Any]) -> tuple[list[int], list[float], list[float]]:
         """Tokens of one piece, their log probabilities and entropy. Raises EngineError."""
@@ -173,14 +206,16 @@ class _EndedError(EngineError):
 
 
 class _Seeds:
-    """Whether a server takes seeds: some refuse them, and vLLM's CPU build dies of one.
+    """Whether a server takes seeds: some refuse them, and vLLM's CPU build dies of one, at once
+    or where a prompt is read in parts.
 
-    A refusal that names the seed, or a death before any seeded sample had a token, and no seed is
-    sent any more; samples then differ from run to run.
+    None is sent any more after a refusal that names the seed, a death before any seeded sample
+    had a token, and a second death; samples then differ from run to run.
     """
 
     def __init__(self) -> None:
-        self._wanted, self._proven = True, False
+        self._wanted, self._proven, self._deaths = True, False, 0
+        self._lives = False  # whether a seeded sample had a token since the last death
         self._lock = threading.Lock()
 
     def sent(self, config: SamplingConfig) -> bool:
@@ -189,16 +224,15 @@ class _Seeds:
 
     def taken(self) -> None:
         """A sample with a seed had a token."""
-        self._proven = True
+        self._proven = self._lives = True
 
     def blamed(self, fault: Exception) -> bool:
         """Whether it was for the seed that a request failed, which had one."""
         refused = isinstance(fault, EngineError) and "seed" in str(fault)
-        gone = isinstance(fault, ConnectionRefusedError)  # before it was asked
-        died = not gone and (_is_away(fault) or isinstance(fault, _EndedError))
-        if not refused and (self._proven or not died):
-            return False
+        gone = isinstance(fault, ConnectionRefusedError | TimeoutError)  # before it was asked
         with self._lock:
+            if not refused and (gone or not self._dies(fault)):
+                return False
             first, self._wanted = self._wanted, False
         if first:
             log.warning(
@@ -209,12 +243,31 @@ class _Seeds:
             )
         return True
 
+    def _dies(self, fault: Exception) -> bool:
+        """Whether this is a death to blame a seed for. All that one death ends count once."""
+        if not self._proven:
+            return _broke(fault)
+        if _broke(fault) and self._lives and not _is_refusal(fault):
+            self._lives = False
+            self._deaths += 1
+        return self._deaths > 1
+
 
 def _is_away(fault: Exception) -> bool:
     """Whether a fault says that a server is starting, overloaded or gone, not that it refuses."""
     if isinstance(fault, EngineError):
         return fault.status is not None and fault.status >= SERVER_ERROR
     return isinstance(fault, OSError | HTTPException)
+
+
+def _broke(fault: Exception) -> bool:
+    """Whether it is the server that went, in the middle or before."""
+    return _is_away(fault) or isinstance(fault, _EndedError)
+
+
+def _is_refusal(fault: Exception) -> bool:
+    """Whether a server is there and says by its status that it cannot now."""
+    return isinstance(fault, EngineError) and not isinstance(fault, _EndedError | StreamError)
 
 
 class _Pulse:

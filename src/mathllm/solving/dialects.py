@@ -7,24 +7,39 @@ model that generates, whatever else is loaded.
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from mathllm.engines.base import Vocabulary
+from mathllm.engines.base import Prompt, Vocabulary
+from mathllm.settings import CURRENT
 from mathllm.solving.programs import OUTPUT, waiting
 
 if TYPE_CHECKING:  # it takes seconds; whoever only votes is spared them
-    from transformers import PreTrainedTokenizerBase
+    from mathllm.data.chat import ChatTokenizer
 
 # Of a model's positions, the share kept for the answer when the problem is too long.
 ANSWER_SHARE = 0.25
+# Of a model that was trained with no prompts of its own.
+INSTRUCTIONS = (
+    "Solve the problem. Its answer is an integer from {low} to {high}. "
+    "Put your final answer within \\boxed{}."
+)
+PROBLEM = "{problem}"  # stands for it in a user's prompt
+
+
+def filled(prompt: str, problem: str = PROBLEM) -> str:
+    """A prompt with the answer's range and the problem in their places."""
+    for name, value in (("{low}", CURRENT.answer_min), ("{high}", CURRENT.answer_max)):
+        prompt = prompt.replace(name, str(value))
+    return prompt.replace(PROBLEM, problem)
 
 
 class Conversation(Protocol):
-    """One attempt's turns. `prompt` is what the engine goes on from: everything so far.
+    """One attempt's turns. `prompt` is what the engine goes on from: everything so far, as
+    token ids or messages.
 
     `begun` of its tokens were there before the model's first. `note` says if the prompt is not
     the whole problem.
     """
 
-    prompt: list[int]
+    prompt: Prompt
     begun: int
     note: str
 
@@ -56,17 +71,20 @@ class ChatML:
     """Qwen's: turns between <|im_start|> and <|im_end|>; with `tools`, TIR's fences.
 
     A program is the last Python block before a block for output; what it prints is written into
-    that, in the model's own turn. `system` replaces the prompt that Qwen2.5-Math was trained with.
+    that, in the model's own turn. `system` replaces the prompt that Qwen2.5-Math was trained
+    with, `user` what stands around a problem: it holds {problem}, and both may name {low} and
+    {high}, the answer's range.
     """
 
     def __init__(
-        self, tokenizer: "PreTrainedTokenizerBase", tools: bool = False, system: str = ""
+        self, tokenizer: "ChatTokenizer", tools: bool = False, system: str = "", user: str = ""
     ) -> None:
         from mathllm.data.chat import SYSTEM_PROMPT, TOOL_PROMPT, end_of_turn_id, padding_id
 
         self.tokenizer = tokenizer
         self.size = len(tokenizer)
-        self.system = system or (TOOL_PROMPT if tools else SYSTEM_PROMPT)
+        self.system = filled(system) or (TOOL_PROMPT if tools else SYSTEM_PROMPT)
+        self.user = user or PROBLEM
         self.stop_ids = frozenset({end_of_turn_id(tokenizer), padding_id(tokenizer)})
         self.stop_sequences = (tuple(self.encode(OUTPUT)),) if tools else ()
 
@@ -92,7 +110,7 @@ class ChatML:
     def _prompt(self, problem: str) -> list[int]:
         from mathllm.data.chat import prompt_ids
 
-        return prompt_ids(self.tokenizer, problem, self.system)
+        return prompt_ids(self.tokenizer, filled(self.user, problem), self.system)
 
     def _assistant_turn(self, prompt: list[int]) -> list[int]:
         """The prompt's last tokens, those that every problem shares: end of turn, next turn."""

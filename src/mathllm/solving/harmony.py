@@ -10,7 +10,6 @@ what is rendered here equals what their package openai-harmony renders.
     <|start|>assistant<|channel|>final<|message|>…<|return|>         answers
 """
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,8 +18,8 @@ from typing import Protocol
 
 from mathllm.engines.base import Vocabulary
 from mathllm.errors import WeightsError
-from mathllm.settings import CURRENT
-from mathllm.solving.dialects import ANSWER_SHARE
+from mathllm.solving.dialects import ANSWER_SHARE, INSTRUCTIONS, PROBLEM, filled
+from mathllm.solving.programs import TOOL, TOOL_NAME, program_of
 from mathllm.wording import brief
 
 MARKS = ("start", "end", "message", "channel", "constrain", "return", "call")
@@ -28,15 +27,6 @@ EFFORTS = ("low", "medium", "high")
 CHANNELS = ("analysis", "commentary", "final")
 IDENTITY = "You are ChatGPT, a large language model trained by OpenAI."
 CUTOFF = "2024-06"  # of the gpt-oss models' knowledge, as their prompts say it
-INSTRUCTIONS = (
-    "Solve the problem. Its answer is an integer from {low} to {high}. "
-    "Put your final answer within \\boxed{{}}."
-)
-PYTHON = "python"
-TOOL = (
-    "Runs Python code in a notebook that keeps its variables from call to call; math, sympy, "
-    "mpmath and numpy are there, the internet is not. Print what you want to see."
-)
 _RECIPIENT = re.compile(r"\bto=([^\s<]+)")
 _WORD = re.compile(r"[^\s<]+")
 
@@ -67,8 +57,8 @@ class Message:
 class Harmony:
     """Opens conversations in the Harmony format; with `tools`, the model may call python.
 
-    `instructions` replaces the developer's message, in which {low} and {high} are the answer's
-    range; `identity` who the model is told to be; `date` the day that it is told, "" for none.
+    `instructions` replaces the developer's message and `user` the user's, as Chat has them;
+    `identity` who the model is told to be; `date` the day that it is told, "" for none.
     Raises WeightsError for a vocabulary without Harmony's marks.
     """
 
@@ -80,6 +70,7 @@ class Harmony:
         instructions: str = "",
         identity: str = IDENTITY,
         date: str = "",
+        user: str = "",
     ) -> None:
         self.vocabulary, self.size = vocabulary, vocabulary.size
         try:
@@ -92,17 +83,15 @@ class Harmony:
         self.stop_ids = frozenset({self.marks["return"], self.marks["call"]})
         self.stop_sequences: tuple[tuple[int, ...], ...] = ()
         self._system = system_text(tools, effort, identity, date)
-        wanted = instructions or INSTRUCTIONS
-        low, high = str(CURRENT.answer_min), str(CURRENT.answer_max)
-        for name, value in (("{low}", low), ("{high}", high), ("{{}}", "{}")):
-            wanted = wanted.replace(name, value)
-        self._developer = f"# Instructions\n\n{wanted}"
+        self._developer = f"# Instructions\n\n{filled(instructions or INSTRUCTIONS)}"
+        self._user = filled(user or PROBLEM).partition(PROBLEM)
 
     def begin(self, problem: str, positions: int, new_tokens: int) -> "HarmonyConversation":
         """As Dialect.begin; of what is too long, the problem loses its end."""
         head = self.render([Message("system", self._system), Message("developer", self._developer)])
-        head += [*self._header(Message("user", "")), self.marks["message"]]
-        tail = [self.marks["end"], *self.opening()]
+        before, _, behind = map(self.vocabulary.encode, self._user)
+        head += [*self._header(Message("user", "")), self.marks["message"], *before]
+        tail = [*behind, self.marks["end"], *self.opening()]
         asked = self.vocabulary.encode(problem)
         keep = positions - min(new_tokens, max(1, int(positions * ANSWER_SHARE)))
         room = max(0, keep - len(head) - len(tail))
@@ -245,8 +234,8 @@ class HarmonyConversation:
         """As Conversation.reply."""
         caller = self._callers.pop(0)
         known = _is_python(caller)
-        role = PYTHON if known else caller.recipient
-        said = output if known else f"There is no tool {caller.recipient}; call {PYTHON}."
+        role = TOOL_NAME if known else caller.recipient
+        said = output if known else f"There is no tool {caller.recipient}; call {TOOL_NAME}."
         answer = Message(role, said, caller.channel, "assistant")
         self._said.append(f"```output\n{said.rstrip()}\n```")
         self.prompt += self._dialect.render([answer])
@@ -257,7 +246,7 @@ class HarmonyConversation:
 def system_text(tools: bool, effort: str, identity: str = IDENTITY, date: str = "") -> str:
     """The system's message."""
     today = f"\nCurrent date: {date}" if date else ""
-    tool = f"# Tools\n\n## {PYTHON}\n\n{TOOL}\n\n" if tools else ""
+    tool = f"# Tools\n\n## {TOOL_NAME}\n\n{TOOL}\n\n" if tools else ""
     return (
         f"{identity}\nKnowledge cutoff: {CUTOFF}{today}\n\nReasoning: {effort}\n\n{tool}"
         f"# Valid channels: {', '.join(CHANNELS)}. Channel must be included for every message."
@@ -265,25 +254,11 @@ def system_text(tools: bool, effort: str, identity: str = IDENTITY, date: str = 
 
 
 def _is_python(one: Message) -> bool:
-    return PYTHON in re.split(r"[.:/]", one.recipient)
+    return TOOL_NAME in re.split(r"[.:/]", one.recipient)
 
 
 def _program(one: Message) -> str:
-    """The program of a call. Some models wrap it in JSON, or in a fence."""
-    if not _is_python(one):
-        return ""
-    text = one.content.strip()
-    if text.startswith("{"):
-        try:
-            given = json.loads(text)
-        except (ValueError, RecursionError):
-            given = None
-        if isinstance(given, dict):
-            texts = [given[key] for key in ("code", "input", "script") if key in given]
-            texts = [*texts, *given.values()]
-            text = next((one for one in texts if isinstance(one, str)), text)
-    fence = re.fullmatch(r"```\w*\n(.*?)\n?```", text, re.DOTALL)
-    return (fence[1] if fence else text) + "\n"
+    return program_of(one.content) if _is_python(one) else ""
 
 
 def _readable(one: Message) -> str:

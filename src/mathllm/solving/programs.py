@@ -1,9 +1,11 @@
-"""A sample's text -> the program whose output it waits for.
+"""A sample's text -> the program whose output it waits for; a tool's call -> its program.
 
 A model waits where it has opened a block for output. A server may keep the fence that opens it
 to itself, all of it or a part: what ends in a program waits, too.
 """
 
+import json
+import re
 from dataclasses import dataclass
 from textwrap import dedent
 
@@ -11,6 +13,11 @@ from mathllm.answers.fences import PYTHON, Block, blocks
 
 FENCE = "```"
 OUTPUT = f"{FENCE}output"  # where the model waits for what its program printed
+TOOL_NAME = "python"
+TOOL = (
+    "Runs Python code in a notebook that keeps its variables from call to call; math, sympy, "
+    "mpmath and numpy are there, the internet is not. Print what you want to see."
+)
 
 
 @dataclass(frozen=True)
@@ -45,3 +52,19 @@ def waiting(text: str) -> Wait | None:
 def _lines(block: Block) -> str:
     """A block's lines without what they are all indented by."""
     return dedent(block.body).strip("\n") + "\n"
+
+
+def program_of(call: str) -> str:
+    """The program of a call. Some models wrap it in JSON, or in a fence."""
+    text = call.strip()
+    if text.startswith("{"):
+        try:
+            given = json.loads(text)
+        except (ValueError, RecursionError):
+            given = None
+        if isinstance(given, dict):
+            texts = [given[key] for key in ("code", "input", "script") if key in given]
+            texts = [*texts, *given.values()]
+            text = next((one for one in texts if isinstance(one, str)), text)
+    fence = re.fullmatch(r"```\w*\n(.*?)\n?```", text, re.DOTALL)
+    return (fence[1] if fence else text) + "\n"
