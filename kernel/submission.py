@@ -38,10 +38,14 @@ sys.path.insert(0, next(str(p.parents[1]) for p in found if p.is_file()))
 weights: str = ""  # folder or dataset with backbone/ and trm/; empty: the vendored one
 n_samples: int = 4  # samples of a problem, which vote
 max_new_tokens: int = 256  # tokens of a sample, at most
+turn_tokens: int = 0  # of them between two programs; 0: what is left
+sample_seconds: float = 0.0  # of a sample, at most; 0: what its problem has
 temperature: float = 0.7  # 0 is greedy
 top_p: float = 0.95  # nucleus
+top_k: int = 0  # most likely tokens to draw from; 0: all
+min_p: float = 0.0  # least probability of a token, as a share of the likeliest's
 parallel: int = 0  # samples that run side by side; 0: all
-voting: str = "majority"  # or entropy, tail_entropy, confidence, combined
+voting: str = "majority"  # or entropy, tail_entropy, group_entropy, confidence, combined
 agreement: int = 0  # samples that agree and end a problem early; 0: only once it is decided
 lead: float = 0.0  # votes ahead of any other answer that end it early; 0: only once it is decided
 max_calls: int = 4  # programs that a sample may have run
@@ -49,10 +53,12 @@ tool_kernels: int = 0  # Python kernels for programs that the model writes; 0: n
 endpoint: str = ""  # OpenAI-compatible server that generates, as http://127.0.0.1:8000/v1
 endpoint_model: str = ""  # its name there
 server: str = ""  # command that starts it, as "vllm serve FOLDER --port 8000"; empty: it runs
-dialect: str = "chatml"  # of the endpoint's model: chatml, or harmony for gpt-oss
-tokenizer: str = ""  # folder of its tokenizer.json; empty: the backbone's, which then stands in
-positions: int = 0  # its context, in tokens; with tokenizer
+dialect: str = "chatml"  # of its model: chatml, harmony (gpt-oss), or chat: the server renders
+positions: int = 0  # its context, in tokens: it is all that generates; 0: the TRM stands in for it
+tokenizer: str = ""  # folder of its tokenizer.json, with positions; none for chat
 effort: str = "high"  # of harmony: low, medium, high
+system: str = ""  # system prompt, may name {low} and {high}; empty: the dialect's own
+user: str = ""  # what stands around the problem, as "{problem} Think."; empty: nothing
 cuda_graphs: bool = True  # False if recording them fails on the GPU at hand: slower
 hours: float = 5.0  # length of the session
 margin_minutes: float = 15.0  # kept free at its end
@@ -76,11 +82,15 @@ settings = SolverSettings(
     max_new_tokens=max_new_tokens,
     temperature=temperature,
     top_p=top_p,
+    top_k=top_k,
+    min_p=min_p,
     parallel=parallel,
     voting=voting,
     agreement=agreement,
     lead=lead,
     max_calls=max_calls,
+    turn_tokens=turn_tokens,
+    sample_seconds=sample_seconds,
     seed=seed,
 )
 budget = Budget(
@@ -101,6 +111,8 @@ engine = EngineSettings(
     tokenizer,
     positions,
     effort,
+    system,
+    user,
 )
 
 # %%

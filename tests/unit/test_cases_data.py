@@ -13,9 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from helpers.paths import TESTS
-from mathllm.data import load_problems
 from mathllm.data.problems import read_problems
-from mathllm.data.sources import Filters, drop_report, read_statements, scan_problems
+from mathllm.data.sources import Filters, drop_report, load_problems, read_statements, scan_problems
 from mathllm.errors import UserError
 from mathllm.evaluation import load_set
 

@@ -8,10 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers.paths import shared_file
-from mathllm.data import load_problems
 from mathllm.data.decontaminate import Reserved, decontaminate, index, runs, shared_run
 from mathllm.data.selection import select_rows
-from mathllm.data.sources import Filters
+from mathllm.data.sources import Filters, load_problems
 from mathllm.errors import DataError, ParameterError
 
 NOTHING = Reserved(frozenset())

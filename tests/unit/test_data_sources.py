@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 
 from helpers.paths import shared_file
 from mathllm.answers.boxes import last_box
-from mathllm.data import load_problems
 from mathllm.data.conversions import SCHEMA, plain
 from mathllm.data.sources import (
     Filters,
     drawn,
     drop_report,
     filtered,
+    load_problems,
     read_statements,
     scan_problems,
 )

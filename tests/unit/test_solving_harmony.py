@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from helpers.odd_server import STREAM, event, serving
+from helpers.odd_server import MODELS, STREAM, event, serving
 from helpers.paths import ROOT
 from helpers.scripted import Instant
 from mathllm.answers.extract import extract_answer
@@ -355,7 +355,7 @@ def test_an_endpoint_alone_needs_no_weights_and_no_torch(tmp_path):
 
     def answer(connection, body):
         if not body:
-            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+            connection.sendall(MODELS)
             return
         said = [vocabulary.special("<|channel|>"), *vocabulary.encode("final")]
         said += [vocabulary.special("<|message|>"), *vocabulary.encode(r"\boxed{42}")]
@@ -379,10 +379,10 @@ def test_an_endpoint_alone_needs_no_weights_and_no_torch(tmp_path):
     [
         ({"dialect": "klingon"}, "dialect is 'klingon'"),
         ({"effort": "some"}, "effort is 'some'"),
-        ({"dialect": "harmony"}, "tokenizer is empty"),
+        ({"dialect": "harmony"}, "positions is 0: harmony"),
         ({"tokenizer": "x"}, "positions 0"),
         ({"positions": 9}, "tokenizer is ''"),
-        ({"tokenizer": "x", "positions": 9, "endpoint": ""}, "with an endpoint"),
+        ({"tokenizer": "x", "positions": 9, "endpoint": ""}, "with endpoint"),
     ],
 )
 def test_settings_of_a_served_model_that_cannot_be_are_named(wrong, named):

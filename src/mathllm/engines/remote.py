@@ -94,14 +94,14 @@ class RemoteEngine:
         again = time.monotonic() + min(self.patience_seconds, PATIENCE_SHARE * stream.left())
         pause = PAUSE_SECONDS
         while not stream.row.done:
-            seeded = self._seeds.sent(stream.row.config)
+            seeded, told = self._seeds.sent(stream.row.config), self._logprobs
             try:
                 self._stream(stream, seeded)
                 return
             except Exception as fault:  # whatever one reply does, the others go on
                 blamed = seeded and self._seeds.blamed(fault)
                 begun = bool(stream.row.completion.tokens)
-                if not begun and (blamed or self._does_without_logprobs(fault)):
+                if not begun and (blamed or (told and self._does_without_logprobs(fault))):
                     continue
                 broke = _broke(fault) and self.goes_on if begun else _is_away(fault)
                 if not broke or time.monotonic() + pause > again:
@@ -112,10 +112,11 @@ class RemoteEngine:
 
     def _does_without_logprobs(self, fault: Exception) -> bool:
         """Whether it was for the log probabilities that a request was refused."""
-        if not (isinstance(fault, EngineError) and "logprob" in str(fault) and self._logprobs):
+        if not (isinstance(fault, EngineError) and "logprob" in str(fault)):
             return False
-        self._logprobs = False
-        log.warning("%s tells no log probabilities (%s): votes are not weighed", self.url, fault)
+        first, self._logprobs = self._logprobs, False
+        if first:
+            log.warning("%s tells no log probabilities: votes are not weighed", self.url)
         return True
 
     def _named(self, fault: Exception) -> EngineError:

@@ -96,6 +96,7 @@ class _Reader:
     def __init__(self, pieces: Pieces) -> None:
         self._pieces = pieces
         self._part: object = None
+        self._last = 0  # of an event's tokens, those whose measures may be told
         self._calls: list[object] = []  # their indices
 
     def read(self, choice: dict[str, Any]) -> tuple[list[int], list[float], list[float]]:
@@ -106,6 +107,7 @@ class _Reader:
         # vLLM had the first name before the second.
         thought = delta.get("reasoning_content") or delta.get("reasoning") or ""
         said, calls = delta.get("content") or "", delta.get("tool_calls") or []
+        self._last = 0
         tokens: list[int] = []
         for mark, text in ((THINKS, thought), (SAYS, said)):
             if text:

@@ -5,6 +5,7 @@ waits for is run in a session of the attempt's own, and the attempt goes on from
 it ends by itself or by a limit. None waits for another.
 """
 
+import math
 import re
 import time
 from collections import Counter
@@ -86,8 +87,9 @@ class Asked:
     """Attempts at one problem. `config` is that of each, with a limit for all of its tokens.
 
     `seeds[i](turn)` seeds a turn of attempt i: what lies between two programs. Answers are
-    integers in `low`…`high`, programs at most `max_calls`. `since` is when the problem was asked,
-    a time.monotonic().
+    integers in `low`…`high`, programs at most `max_calls`; a turn has `turn_tokens` at most, an
+    attempt `seconds`, where they are not 0. `since` is when the problem was asked, a
+    time.monotonic().
     """
 
     problem: str
@@ -98,6 +100,8 @@ class Asked:
     low: int
     high: int
     max_calls: int
+    turn_tokens: int = 0
+    seconds: float = 0.0
     since: float = field(default_factory=time.monotonic)
 
     def begin(self) -> Conversation:
@@ -130,11 +134,15 @@ class Runner:
         self._boxes: list[tuple[float, int]] = []
         self._turn, self._calls, self._faults = 0, 0, []
         self._begun = self._now()
+        limit = asked.config.deadline
+        self._deadline = math.inf if limit is None else limit
         self._cancelled, self._lock = False, Lock()
 
     def run(self) -> Attempt:
         """The attempt, whatever happens."""
         self._begun = self._now()
+        if self.asked.seconds:
+            self._deadline = min(self._deadline, time.monotonic() + self.asked.seconds)
         try:
             with ExitStack() as sessions:
                 reason, fault = self._turns(sessions), ""
@@ -174,8 +182,7 @@ class Runner:
     @property
     def late(self) -> bool:
         """Whether its time is up."""
-        deadline = self.asked.config.deadline
-        return deadline is not None and time.monotonic() >= deadline
+        return time.monotonic() >= self._deadline
 
     @property
     def answer(self) -> int | None:
@@ -186,12 +193,14 @@ class Runner:
 
     def _turns(self, sessions: ExitStack) -> str:
         """Turn after turn; why it ended."""
-        config = self.asked.config
+        config, limit = self.asked.config, self.asked.turn_tokens
+        deadline = None if math.isinf(self._deadline) else self._deadline
         while True:
             room = min(config.max_new_tokens - self._written, self._positions)
             if room <= 0:
                 return "length"
-            sample = self._start(replace(config, n=1, max_new_tokens=room))
+            room = min(room, limit or room)
+            sample = self._start(replace(config, n=1, max_new_tokens=room, deadline=deadline))
             if sample is None:
                 return "cancelled"
             self._watch(sample)
@@ -250,7 +259,7 @@ class Runner:
 
     def _run_all(self, programs: Sequence[str], sessions: ExitStack) -> str | None:
         """The programs' output into the conversation; why that is the end, None if it is not."""
-        deadline = self.asked.config.deadline
+        deadline = None if math.isinf(self._deadline) else self._deadline
         if self._session is None:
             session = sessions.enter_context(self._tools.session(deadline))
             with self._lock:

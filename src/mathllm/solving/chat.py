@@ -2,6 +2,7 @@
 them. Thoughts are what such a server calls reasoning."""
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -60,7 +61,7 @@ class Chat:
             {"role": "system", "content": filled(self.system)},
             {"role": "user", "content": filled(self.user, problem[:room])},
         )
-        length = int((frame + len(problem[:room])) / CHARS) + 1
+        length = math.ceil((frame + len(problem[:room])) / CHARS)
         return ChatConversation(self, Messages(said, self.tools, length), note)
 
     def encode(self, text: str) -> list[int]:
@@ -127,7 +128,7 @@ class ChatConversation:
         said = output if name == TOOL_NAME else f"There is no tool {name}; call {TOOL_NAME}."
         self._said.append(f"```output\n{said.rstrip()}\n```")
         message = {"role": "tool", "tool_call_id": id_, "content": said}
-        self._append(message, int(len(said) / CHARS) + 1)
+        self._append(message, math.ceil(len(said) / CHARS))
 
     def _append(self, message: dict[str, Any], tokens: int) -> None:
         said = (*self.prompt.said, message)

@@ -96,7 +96,7 @@ class ChatML:
         if len(prompt) <= keep:
             return ChatMLConversation(self, prompt)
         note = f"; prompt cut from {len(prompt)} to {keep} tokens"
-        tail = self._assistant_turn(prompt)[-keep:]
+        tail = self._frame_end(prompt, problem)[-keep:]
         return ChatMLConversation(self, prompt[: keep - len(tail)] + tail, note)
 
     def encode(self, text: str) -> list[int]:
@@ -112,9 +112,10 @@ class ChatML:
 
         return prompt_ids(self.tokenizer, filled(self.user, problem), self.system)
 
-    def _assistant_turn(self, prompt: list[int]) -> list[int]:
-        """The prompt's last tokens, those that every problem shares: end of turn, next turn."""
-        frame = self._prompt("")
+    def _frame_end(self, prompt: list[int], problem: str) -> list[int]:
+        """The prompt's last tokens, those that every problem of this end shares: what stands
+        behind it, end of turn, next turn."""
+        frame = self._prompt(problem[-1:])
         length = 0
         while length < min(len(frame), len(prompt)) and frame[-1 - length] == prompt[-1 - length]:
             length += 1

@@ -1,5 +1,6 @@
 """A model and a solver from a weights folder."""
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING
 from mathllm.engines.base import EngineError
 from mathllm.engines.exchange import check_url
 from mathllm.errors import ParameterError, WeightsError
-from mathllm.solving.dialects import ChatML, Dialect
+from mathllm.solving.dialects import INSTRUCTIONS, PROBLEM, ChatML, Dialect
 from mathllm.solving.harmony import EFFORTS, FileVocabulary, Harmony
 from mathllm.solving.solution import SolverSettings
 from mathllm.solving.solver import Solver
@@ -17,7 +18,11 @@ ENDPOINT_SECONDS = 60.0  # for a running endpoint to answer
 # At most, and at most half of a sample's time, that a server which was there and is away is
 # waited for: a large model takes minutes to load again.
 PATIENCE_SECONDS = 600.0
-DIALECTS = ("chatml", "harmony")
+# For a model behind an endpoint: Qwen2.5-Math's prompt does not know the range of answers.
+RANGED = f"Please reason step by step. {INSTRUCTIONS}"
+DIALECTS = ("chatml", "harmony", "chat")
+
+log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from mathllm.sandbox import SandboxPool
@@ -57,11 +62,13 @@ class EngineSettings:
 
     `endpoint`: URL of an OpenAI-compatible server that generates in place of the TRM, as
     "http://127.0.0.1:8000/v1", and `endpoint_model` its name there. `server` is the command
-    line that a kernel starts it with, if it does not run yet. `dialect` is how its model is
-    spoken to, one of DIALECTS, `tokenizer` the folder of that model's tokenizer.json, and
-    `positions` its context; with them the endpoint is all that generates, and no weights are
-    loaded. Without, it is spoken to as the backbone. `effort` is Harmony's. `cuda_graphs`: on a
-    GPU, passes are replayed as CUDA graphs. Raises ParameterError.
+    line that a kernel starts it with, if it does not run yet. `positions` is its model's context:
+    with it the endpoint is all that generates, and no weights are loaded. Without, it is spoken to
+    as the backbone. `dialect` is how the model is spoken to, one of DIALECTS, `tokenizer` the
+    folder of its tokenizer.json: all need it but "chat", whose server renders messages. `effort`
+    is Harmony's. `system` and `user` are prompts in place of the dialect's own; the second holds
+    {problem}, both may name {low} and {high}, the answer's range. `cuda_graphs`: on a GPU, passes
+    are replayed as CUDA graphs. Raises ParameterError.
     """
 
     tool_kernels: int = 0
@@ -73,24 +80,34 @@ class EngineSettings:
     tokenizer: str = ""
     positions: int = 0
     effort: str = "high"
+    system: str = ""
+    user: str = ""
 
     @property
     def endpoint_alone(self) -> bool:
         """Whether nothing else generates."""
-        return bool(self.tokenizer)
+        return self.positions > 0
 
     def __post_init__(self) -> None:
         for name, known in (("dialect", DIALECTS), ("effort", EFFORTS)):
             if (value := getattr(self, name)) not in known:
                 raise ParameterError(f"{name} is {shown(value)}: it must be {', '.join(known)}")
-        alone = {"tokenizer": self.tokenizer, "positions": self.positions > 0}
-        if any(alone.values()) and not (all(alone.values()) and self.endpoint):
+        if self.positions < 0 or (self.positions and not self.endpoint):
             raise ParameterError(
-                f"tokenizer is {shown(self.tokenizer)} and positions {self.positions}: give both, "
-                "with an endpoint, or neither"
+                f"positions is {self.positions}: give an endpoint's context in tokens, with "
+                "endpoint, or 0"
             )
-        if self.dialect != DIALECTS[0] and not self.tokenizer:
-            raise ParameterError(f"tokenizer is empty: {self.dialect} needs the model's own")
+        rendered = self.dialect == "chat"  # by the server, which has the tokenizer
+        if bool(self.tokenizer) != (self.positions > 0 and not rendered):
+            raise ParameterError(
+                f"tokenizer is {shown(self.tokenizer)}, positions {self.positions} and dialect "
+                f"{self.dialect}: an endpoint that is all that generates has both numbers, but "
+                "for chat, which has no tokenizer"
+            )
+        if self.dialect != DIALECTS[0] and not self.positions:
+            raise ParameterError(f"positions is 0: {self.dialect} needs the model's context")
+        if self.user and self.user.count(PROBLEM) != 1:
+            raise ParameterError(f"user is {shown(self.user)}: it must hold {PROBLEM} once")
         if self.tool_kernels < 0:
             raise ParameterError(f"tool_kernels is {self.tool_kernels}: give at least 0")
         if self.endpoint and not self.endpoint_model:
@@ -118,23 +135,42 @@ def load_endpoint(settings: SolverSettings | None, engine: EngineSettings, stric
     """A solver whose endpoint is all that generates. Raises EngineError where it does not answer,
     WeightsError for a tokenizer that does not speak the dialect."""
     from mathllm.engines.remote import RemoteEngine
-    from mathllm.engines.server import wait_until_ready
+    from mathllm.engines.remote_chat import RemoteChat
+    from mathllm.solving.chat import Chat
 
     tools = open_tools(engine.tool_kernels)
-    folder = Path(engine.tokenizer)
+    folder, has_tools = Path(engine.tokenizer), tools is not None
+    system, user = engine.system, engine.user
     dialect: Dialect
     if engine.dialect == "harmony":
         vocabulary = FileVocabulary(folder / "tokenizer.json")
-        dialect = Harmony(vocabulary, tools is not None, engine.effort)
+        dialect = Harmony(vocabulary, has_tools, engine.effort, system, user=user)
+    elif engine.dialect == "chat":
+        dialect = Chat(has_tools, system, user)
     else:
-        from mathllm.data.chat import load_tokenizer
+        from mathllm.data.chat import load_file_tokenizer
 
-        dialect = ChatML(load_tokenizer(folder), tools is not None)
-    wait_until_ready(engine.endpoint, ENDPOINT_SECONDS)
+        dialect = ChatML(load_file_tokenizer(folder), has_tools, system or RANGED, user)
+    find_endpoint(engine, strict)
+    kind = RemoteChat if engine.dialect == "chat" else RemoteEngine
     patience = 0.0 if strict else PATIENCE_SECONDS
     url, served = engine.endpoint, engine.endpoint_model
-    remote = RemoteEngine(url, served, dialect, engine.positions, patience_seconds=patience)
+    remote = kind(url, served, dialect, engine.positions, patience_seconds=patience)
     return Solver(remote, dialect, settings, tools, strict=strict)
+
+
+def find_endpoint(engine: EngineSettings, strict: bool) -> None:
+    """Wait until an endpoint answers, and look at what it serves: the wrong model is an
+    EngineError if `strict`, else a warning. Raises EngineError where it does not answer."""
+    from mathllm.engines.server import WrongServerError, check_served, wait_until_ready
+
+    wait_until_ready(engine.endpoint, ENDPOINT_SECONDS)
+    try:
+        check_served(engine.endpoint, engine.endpoint_model, engine.positions)
+    except WrongServerError as fault:
+        if strict:
+            raise
+        log.warning("%s", fault)
 
 
 def load_solver(
@@ -158,7 +194,6 @@ def load_solver(
     from mathllm.data.chat import load_tokenizer
     from mathllm.engines import BackboneDecoder, Decoder
     from mathllm.engines.remote import RemoteEngine
-    from mathllm.engines.server import wait_until_ready
 
     load_fault = None
     try:
@@ -174,7 +209,7 @@ def load_solver(
     main, spare = decoder, BackboneDecoder(model)
     if engine.endpoint:
         try:
-            wait_until_ready(engine.endpoint, ENDPOINT_SECONDS)
+            find_endpoint(engine, strict)
             main, spare = (
                 RemoteEngine(
                     engine.endpoint,
@@ -190,8 +225,9 @@ def load_solver(
                 raise
             load_fault = f"{fault}; the TRM answers"
     tools = open_tools(engine.tool_kernels)
-    plain = ChatML(tokenizer)
-    dialect = plain if tools is None else ChatML(tokenizer, tools=True)
+    prompts = (engine.system, engine.user)
+    plain = ChatML(tokenizer, False, *prompts)
+    dialect = plain if tools is None else ChatML(tokenizer, True, *prompts)
     solver = Solver(main, dialect, settings, tools, (spare, plain), strict)
     solver.load_fault = load_fault
     return solver

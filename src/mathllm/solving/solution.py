@@ -20,7 +20,8 @@ class SolverSettings:
     `parallel` of them run at once (0: all); no more are begun and those that run are cancelled
     once `agreement` of them agree, or the leader is `lead` whole votes ahead (0: only once it
     cannot be caught). `voting` is a method of mathllm.solving.voting. `max_calls` programs may be
-    run in a sample with tools.
+    run in a sample with tools; a turn has `turn_tokens` at most, a sample `sample_seconds` (0: what
+    is left of all).
     """
 
     n_samples: int = 4
@@ -35,12 +36,15 @@ class SolverSettings:
     agreement: int = 0
     lead: float = 0.0
     max_calls: int = 4
+    turn_tokens: int = 0
+    sample_seconds: float = 0.0
     answer_min: int = CURRENT.answer_min
     answer_max: int = CURRENT.answer_max
 
     def __post_init__(self) -> None:
         least = {"n_samples": 1, "max_new_tokens": 1}
         least |= dict.fromkeys(("parallel", "agreement", "lead", "max_calls"), 0)
+        least |= {"turn_tokens": 0, "sample_seconds": 0}
         for name, low in least.items():
             if not getattr(self, name) >= low:
                 raise ParameterError(f"{name} is {getattr(self, name)}: it must be at least {low}")

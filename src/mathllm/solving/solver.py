@@ -158,6 +158,8 @@ class Solver:
             settings.answer_min,
             settings.answer_max,
             settings.max_calls,
+            settings.turn_tokens,
+            settings.sample_seconds,
         )
 
     def draw_all(self, asked: Sequence[Asked], at_once: int = 64) -> list[list[Attempt]]:
