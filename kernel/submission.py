@@ -52,7 +52,8 @@ max_calls: int = 4  # programs that a sample may have run
 tool_kernels: int = 0  # Python kernels for programs that the model writes; 0: no tools
 endpoint: str = ""  # OpenAI-compatible server that generates, as http://127.0.0.1:8000/v1
 endpoint_model: str = ""  # its name there
-server: str = ""  # command that starts it, as "vllm serve FOLDER --port 8000"; empty: it runs
+server: str = ""  # command that starts it, as "vllm serve {served} --port 8000"; empty: it runs
+served: str = ""  # Kaggle's handle of its model, for whose folder {served} stands
 dialect: str = "chatml"  # of its model: chatml, harmony (gpt-oss), or chat: the server renders
 positions: int = 0  # its context, in tokens: it is all that generates; 0: the TRM stands in for it
 tokenizer: str = ""  # folder of its tokenizer.json, with positions; none for chat
@@ -113,6 +114,7 @@ engine = EngineSettings(
     effort,
     system,
     user,
+    served,
 )
 
 # %%

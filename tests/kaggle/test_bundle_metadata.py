@@ -79,10 +79,10 @@ def client(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[tuple[An
 )
 def test_metadata_that_would_go_wrong_is_refused(template, client, field, value, words, theirs):
     api, standin = client
-    right = kernel_metadata(template, NAMES, OURS, "", True)
+    right = kernel_metadata(template, NAMES, OURS, [], True)
     spoil(template, field, value)
     with pytest.raises(BundleError, match=words) as caught:
-        kernel_metadata(template, NAMES, OURS, "", True)
+        kernel_metadata(template, NAMES, OURS, [], True)
     assert str(template) in str(caught.value)
     folder = template.parent / "pushed"
     folder.mkdir()
@@ -103,7 +103,7 @@ def test_sources_of_others_are_kept(template: Path):
     spoil(template, "dataset_sources", [*OURS, "someone/vllm", "carl/mathllm-more"])
     spoil(template, "kernel_sources", ["someone/vllm-wheels"])
     spoil(template, "model_sources", ["openai/gpt-oss/transformers/120b/1"])
-    filled = kernel_metadata(template, NAMES, OURS[:2], MODEL, True)
+    filled = kernel_metadata(template, NAMES, OURS[:2], [MODEL], True)
     assert filled["dataset_sources"] == [*OURS[:2], "someone/vllm", "carl/mathllm-more"]
     assert filled["kernel_sources"] == ["someone/vllm-wheels"]
     assert filled["model_sources"] == [MODEL, "openai/gpt-oss/transformers/120b/1"]

@@ -169,7 +169,7 @@ def test_the_size_is_that_of_what_the_client_sends(tmp_path, monkeypatch):
         {"cell_type": "markdown", "id": "zh", "metadata": {}, "source": ["数" * 300_000]}
     )
     names = placeholders("carl", "MathLLM submission", "none", CURRENT.slug)
-    metadata = kernel_metadata(OURS.with_name("kernel-metadata.json"), names, [], "", True)
+    metadata = kernel_metadata(OURS.with_name("kernel-metadata.json"), names, [], [], True)
     (tmp_path / "kernel-metadata.json").write_text(json.dumps(metadata), encoding="utf-8")
     (tmp_path / "submission.ipynb").write_text(json.dumps(content), encoding="utf-8")
     with KaggleStandIn(pace=0.005) as standin:

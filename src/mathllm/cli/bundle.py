@@ -14,6 +14,7 @@ from mathllm.cli.arguments import (
     add_delivery,
     add_parameters,
 )
+from mathllm.cli.presets import Preset, names, read_preset
 from mathllm.competition.bundle.metadata import ACCELERATORS
 from mathllm.competition.rehearsal.faults import FAULTS
 from mathllm.errors import ParameterError
@@ -71,8 +72,14 @@ def _add_vendor(
     vendor.add_argument(
         "--accelerator",
         metavar="NAME",
-        default=ACCELERATORS[0],
-        help=f"Kaggle's machine (one of {', '.join(ACCELERATORS)})",
+        help=f"Kaggle's machine (one of {', '.join(ACCELERATORS)}; default: the preset's, or "
+        f"{ACCELERATORS[0]})",
+    )
+    vendor.add_argument(
+        "--preset",
+        metavar="NAME",
+        help="parameters and machine that fit a model, of kernel/presets "
+        f"({', '.join(names(root))}) or a file like those; -p and --accelerator override it",
     )
     vendor.add_argument(
         "--private",
@@ -192,16 +199,17 @@ def run_vendor(root: Path, owner: Callable[[], str | None], options: argparse.Na
     from mathllm.competition.bundle.archives import zip_bundle
     from mathllm.competition.bundle.manifest import MANIFEST, BundleSpec, vendor
 
+    preset = read_preset(root, options.preset) if options.preset else Preset()
     order = BundleSpec(
         root=root,
         weights=options.weights,
         build=options.build,
         owner=options.username or owner() or "your-username",
         title=options.title,
-        accelerator=options.accelerator,
+        accelerator=options.accelerator or preset.accelerator or ACCELERATORS[0],
         private=options.private,
         model=options.model,
-        parameters=[tuple(pair) for pair in options.parameters],
+        parameters=[*preset.parameters, *map(tuple, options.parameters)],
         wheels=options.wheels,
     )
     sums = vendor(order)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from mathllm.engines.base import EngineError
 from mathllm.engines.exchange import check_url
 from mathllm.errors import ParameterError, WeightsError
-from mathllm.solving.dialects import INSTRUCTIONS, PROBLEM, ChatML, Dialect
+from mathllm.solving.dialects import PROBLEM, ChatML, Dialect
 from mathllm.solving.harmony import EFFORTS, FileVocabulary, Harmony
 from mathllm.solving.solution import SolverSettings
 from mathllm.solving.solver import Solver
@@ -18,8 +18,9 @@ ENDPOINT_SECONDS = 60.0  # for a running endpoint to answer
 # At most, and at most half of a sample's time, that a server which was there and is away is
 # waited for: a large model takes minutes to load again.
 PATIENCE_SECONDS = 600.0
-# For a model behind an endpoint: Qwen2.5-Math's prompt does not know the range of answers.
-RANGED = f"Please reason step by step. {INSTRUCTIONS}"
+# What the prompts of Qwen2.5-Math do not say.
+RANGE = " It is an integer from {low} to {high}."
+SERVED = "{served}"  # stands for the folder of the endpoint's model
 DIALECTS = ("chatml", "harmony", "chat")
 
 log = logging.getLogger(__name__)
@@ -67,8 +68,9 @@ class EngineSettings:
     as the backbone. `dialect` is how the model is spoken to, one of DIALECTS, `tokenizer` the
     folder of its tokenizer.json: all need it but "chat", whose server renders messages. `effort`
     is Harmony's. `system` and `user` are prompts in place of the dialect's own; the second holds
-    {problem}, both may name {low} and {high}, the answer's range. `cuda_graphs`: on a GPU, passes
-    are replayed as CUDA graphs. Raises ParameterError.
+    {problem}, both may name {low} and {high}, the answer's range. `served` is Kaggle's handle of
+    the endpoint's model, for whose folder {served} stands in `server` and `tokenizer`.
+    `cuda_graphs`: on a GPU, passes are replayed as CUDA graphs. Raises ParameterError.
     """
 
     tool_kernels: int = 0
@@ -82,6 +84,7 @@ class EngineSettings:
     effort: str = "high"
     system: str = ""
     user: str = ""
+    served: str = ""
 
     @property
     def endpoint_alone(self) -> bool:
@@ -106,6 +109,13 @@ class EngineSettings:
             )
         if self.dialect != DIALECTS[0] and not self.positions:
             raise ParameterError(f"positions is 0: {self.dialect} needs the model's context")
+        named = SERVED in self.server or SERVED in self.tokenizer
+        if named != bool(self.served):
+            raise ParameterError(
+                f"served is {shown(self.served)}: give Kaggle's handle of the endpoint's model, as "
+                f"owner/model/framework/variation/version, where server or tokenizer has {SERVED}, "
+                "and nowhere else"
+            )
         if self.user and self.user.count(PROBLEM) != 1:
             raise ParameterError(f"user is {shown(self.user)}: it must hold {PROBLEM} once")
         if self.tool_kernels < 0:
@@ -148,9 +158,10 @@ def load_endpoint(settings: SolverSettings | None, engine: EngineSettings, stric
     elif engine.dialect == "chat":
         dialect = Chat(has_tools, system, user)
     else:
-        from mathllm.data.chat import load_file_tokenizer
+        from mathllm.data.chat import SYSTEM_PROMPT, TOOL_PROMPT, load_file_tokenizer
 
-        dialect = ChatML(load_file_tokenizer(folder), has_tools, system or RANGED, user)
+        system = system or (TOOL_PROMPT if has_tools else SYSTEM_PROMPT) + RANGE
+        dialect = ChatML(load_file_tokenizer(folder), has_tools, system, user)
     find_endpoint(engine, strict)
     kind = RemoteChat if engine.dialect == "chat" else RemoteEngine
     patience = 0.0 if strict else PATIENCE_SECONDS

@@ -9,7 +9,7 @@ docs/kernels_metadata.md and docs/datasets_metadata.md of github.com/Kaggle/kagg
 import json
 import re
 import string
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -136,13 +136,17 @@ def dataset_metadata(
 
 
 def kernel_metadata(
-    path: Path, names: Mapping[str, str], datasets: Collection[str], model: str, private: bool
+    path: Path,
+    names: Mapping[str, str],
+    datasets: Collection[str],
+    models: Sequence[str],
+    private: bool,
 ) -> dict[str, Any]:
     """The kernel's template filled in; without an accelerator it asks for no GPU.
 
-    `datasets` are those that are vendored; wheels that are not are not attached, and every
-    other source that the template names is kept. Raises BundleError for what Kaggle would
-    refuse or take for something else.
+    `datasets` are those that are vendored, `models` those that are attached. Wheels that are not
+    vendored are left out, and every other source that the template names is kept. Raises
+    BundleError for what Kaggle would refuse or take for something else.
     """
     metadata = _template(path, names)
     _check_fields(path, metadata, names)
@@ -157,7 +161,7 @@ def kernel_metadata(
             name for name in sources["dataset"] if name in datasets or name != wheels
         ],
         "kernel_sources": sources["kernel"],
-        "model_sources": list(dict.fromkeys([*filter(None, [model]), *sources["model"]])),
+        "model_sources": list(dict.fromkeys([*models, *sources["model"]])),
     }
 
 

@@ -10,7 +10,8 @@ from packaging.utils import canonicalize_name
 
 from mathllm import paths
 from mathllm.competition.bundle import checks, contents, wheel_check, wheels
-from mathllm.competition.bundle.kernel_parameters import Machine, check_parameters
+from mathllm.competition.bundle.combinations import check_combination
+from mathllm.competition.bundle.kernel_parameters import Machine, check_parameters, effective
 from mathllm.competition.bundle.metadata import (
     CARD_GB,
     dataset_metadata,
@@ -82,17 +83,19 @@ def make_plan(spec: BundleSpec) -> Plan:
     for files in datasets.values():
         checks.check_files(files)
     checks.check_imports(notebook, source, there)
+    given = (spec.model, parameters.get("served", ""))
+    models = [backbone.check_handle(name) for name in given if name]
     metadata = {part: _dataset_metadata(spec, part, names) for part in datasets}
     metadata[KERNEL] = kernel_metadata(
         spec.root / "kernel" / KERNEL_METADATA,
         names,
         [metadata[part]["id"] for part in datasets],
-        spec.model,
+        models,
         spec.private,
     )
     checks.check_text(spec.root / "kernel" / KERNEL_METADATA, to_json(metadata[KERNEL]))
     sources = [name for kind in _SOURCES for name in metadata[KERNEL][kind]]
-    ours = {spec.model, *(metadata[part]["id"] for part in datasets)}
+    ours = {*models, *(metadata[part]["id"] for part in datasets)}
     machine = Machine(
         gpu=metadata[KERNEL]["enable_gpu"],
         programs={program for wheel in brought for program in wheel.programs},
@@ -105,6 +108,7 @@ def make_plan(spec: BundleSpec) -> Plan:
         more=not ours.issuperset(sources),
     )
     check_parameters(notebook, parameters, machine)
+    check_combination(effective(notebook, parameters), spec.accelerator)
     return Plan(datasets, metadata, notebook, parameters)
 
 

@@ -1,14 +1,18 @@
-"""A backbone that Kaggle has as a model, in place of one in the weights dataset."""
+"""Models that Kaggle has: a backbone in place of one in the weights dataset, and what an endpoint
+serves."""
 
 import json
 import logging
 import re
+import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from mathllm import paths
 from mathllm.errors import ParameterError, WeightsError
 from mathllm.files import digest
+from mathllm.solving.loading import SERVED, EngineSettings
 
 REFERENCE = "backbone.json"  # {"model": handle, "config": …, "files": {name: {sha256, size}}}
 _HANDLE = re.compile(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+){3}/[1-9][0-9]*")
@@ -75,6 +79,26 @@ def find_backbone(weights: Path, strict: bool) -> Path | None:
             raise WeightsError(told)
         _log.warning("%s", told)
     return folder
+
+
+def find_served(engine: EngineSettings) -> EngineSettings:
+    """The settings with the folder of the endpoint's model in place of {served}. Raises
+    WeightsError where it is not attached."""
+    if not engine.served:
+        return engine
+    owner, _, slug = mount_point(check_handle(engine.served)).partition("/")
+    folder = paths.find_input("models", slug, owner)
+    if folder is None:
+        raise WeightsError(
+            f"the model {engine.served} is not under {paths.input_root()}: attach it to the "
+            "notebook, this very version"
+        )
+    return replace(
+        engine,
+        served="",
+        server=engine.server.replace(SERVED, shlex.quote(str(folder))),
+        tokenizer=engine.tokenizer.replace(SERVED, str(folder)),
+    )
 
 
 def _difference(reference: dict[str, Any], folder: Path, sums: bool) -> str | None:

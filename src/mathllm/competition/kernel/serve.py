@@ -14,6 +14,7 @@ from typing import Any
 
 from mathllm import children, paths
 from mathllm.competition.kernel import install, integrity
+from mathllm.competition.kernel.backbone import find_served
 from mathllm.competition.kernel.endpoint_server import EndpointServer
 from mathllm.competition.kernel.journal import NAME, Journal, is_unfinished, warnings_to
 from mathllm.competition.kernel.package import Server, make_server
@@ -58,7 +59,7 @@ def serve(
         rerun=rerun,
         bundle=bundle.partition(" ")[0],
     )
-    engine = engine or EngineSettings()
+    engine = find_served(engine or EngineSettings())
     with warnings_to(journal):
         with _survived(rerun):
             integrity.check(bundle)
