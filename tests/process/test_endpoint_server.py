@@ -226,8 +226,8 @@ def test_what_does_not_fit_or_cannot_be_read_is_left_to_the_server(tmp_path, mon
     assert weight_files("server --port 1 . / nowhere") == []
 
 
-def test_only_where_no_sample_gets_a_token_is_a_server_suspected(monkeypatch, caplog):
-    """Two samples that wait, one of which is served: a queue, no hang. Then both wait."""
+def test_a_sample_in_the_servers_queue_is_no_silence_until_nobody_gets_a_token(monkeypatch, caplog):
+    """One sample is served, another waits for longer than the silence. Then both wait."""
     monkeypatch.setattr("mathllm.engines.remote.SILENCE_SECONDS", 0.6)
     tokenizer = make_tokenizer()
     asked = []
@@ -236,25 +236,55 @@ def test_only_where_no_sample_gets_a_token_is_a_server_suspected(monkeypatch, ca
         asked.append(connection)
         connection.sendall(STREAM)
         served = len(asked) == 1
-        for _ in range(20):
+        for _ in range(40):
             time.sleep(0.1)
             if served:
                 connection.sendall(
                     b'data: {"choices": [{"index": 0, "text": "a", "token_ids": [5]}]}\n\n'
                 )
 
+    def suspicions():
+        return [r for r in caplog.records if getattr(r, "event", "") == "silent"]
+
     config = SamplingConfig(max_new_tokens=400)
     with serving(answer) as (url, _), caplog.at_level(logging.WARNING):
         remote = RemoteEngine(url, "any", ChatML(tokenizer), 1000)
         served = remote.start([5, 6], config, 1)
         wait_for(lambda: served.completion.tokens)
-        waiting = remote.start([5, 6], config, 2)
-        assert waiting.wait(5)
-        assert "no token for" in str(waiting.fault)
-        assert not [r for r in caplog.records if getattr(r, "event", "") == "silent"]
+        waiting = [remote.start([5, 6], config, seed) for seed in (2, 3)]
+        assert not waiting[0].wait(1.5)
         served.cancel()
         assert served.wait(5)
-        time.sleep(0.7)
-        both = [remote.start([5, 6], config, seed) for seed in (3, 4)]
-        assert all(sample.wait(5) for sample in both)
-        assert len([r for r in caplog.records if getattr(r, "event", "") == "silent"]) == 1
+        assert all(sample.wait(5) for sample in waiting)
+        assert "no token for 0.6 s" in str(waiting[0].fault)
+        assert len(suspicions()) == 1
+
+
+def test_a_sample_that_stalls_among_others_is_given_up_and_the_server_not_suspected(
+    monkeypatch, caplog
+):
+    monkeypatch.setattr("mathllm.engines.remote.SILENCE_SECONDS", 0.6)
+    tokenizer = make_tokenizer()
+    asked = []
+
+    def answer(connection, _):
+        asked.append(connection)
+        connection.sendall(STREAM)
+        stalls = len(asked) == 2
+        for number in range(20):
+            if not (stalls and number):
+                connection.sendall(
+                    b'data: {"choices": [{"index": 0, "text": "a", "token_ids": [5]}]}\n\n'
+                )
+            time.sleep(0.1)
+
+    config = SamplingConfig(max_new_tokens=400)
+    with serving(answer) as (url, _), caplog.at_level(logging.WARNING):
+        remote = RemoteEngine(url, "any", ChatML(tokenizer), 1000)
+        served = remote.start([5, 6], config, 1)
+        wait_for(lambda: served.completion.tokens)
+        stalled = remote.start([5, 6], config, 2)
+        assert stalled.wait(1.5)
+        assert "no token for" in str(stalled.fault)
+        served.cancel()
+        assert not [r for r in caplog.records if getattr(r, "event", "") == "silent"]

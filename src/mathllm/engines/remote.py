@@ -310,10 +310,15 @@ class _Stream:
         """It broke; no fault where it had its end already."""
         self.row.end("fault", fault)
 
+    def _last_token(self) -> float:
+        """When its last one came; before its first, when any sample's did: it may stand in the
+        server's queue."""
+        return self.heard if self.row.completion.tokens else max(self.heard, self._pulse.last)
+
     def look(self) -> None:
         """End the row that is late, cancelled or silent, and with it the wait for it."""
         self.row.end_if_asked()
-        if self.heard is not None and time.monotonic() - self.heard > self._silence:
+        if self.heard is not None and time.monotonic() - self._last_token() > self._silence:
             self.fail(EngineError(f"no token for {self._silence:.1f} s"))
             self._pulse.missed(self._silence)
         if self.row.done and self.exchange is not None:
