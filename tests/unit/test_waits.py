@@ -133,6 +133,7 @@ ENDS = {
         engines/local.py _Arrivals.over: with self._lock
         engines/local.py _Arrivals.take: with self._lock
         engines/remote.py _Seeds.blamed: with self._lock
+        engines/remote_chat.py Pieces.encode: with self._lock
         engines/remote.py _Watcher._watch: with self._lock
         engines/remote.py _Watcher.watch: with self._lock
         solving/attempts.py Runner._run_all: with self._lock
@@ -155,7 +156,6 @@ ENDS = {
         competition/kernel/endpoint_server.py EndpointServer.start: prefetch.stop
         engines/server.py _asked: exchange.read
         sandbox/kernel.py Kernel.run: self._channel.send
-        solving/race.py _run: runner.run
         solving/race.py all_of.work: runner.run
         solving/race.py all_of: worker.join
     """,
@@ -174,7 +174,7 @@ ENDS = {
         engines/flight.py Flight._join: lanes.join
         engines/server.py Server.last_lines: file.read
         solving/records.py write_attempts: rows.select
-        solving/race.py _run: news.put
+        solving/race.py race.begin: news.put
         sandbox/channel.py Channel._receive: select.poll
         sandbox/channel.py Channel.answered: self._iopub.connect
         sandbox/channel.py Channel.answered: self._shell.connect

@@ -146,6 +146,7 @@ class RemoteEngine:
                     row.add(*values)
                 if tokens:
                     stream.heard = self._pulse.last = time.monotonic()
+                    stream.served = True
                     if seeded:
                         self._seeds.taken()
                 reason = choice.get("finish_reason")
@@ -294,11 +295,12 @@ class _Stream:
         self.row, self._pulse = row, pulse
         self.exchange: Exchange | None = None
         self.heard: float | None = None
+        self.served = False  # whether this request has had a token
         self._silence = math.inf
 
     def begin(self) -> None:
         """Its clock runs from here on."""
-        self.heard = time.monotonic()
+        self.heard, self.served = time.monotonic(), False
         self._silence = min(SILENCE_SECONDS, SILENCE_SHARE * self.left())
 
     def left(self) -> float:
@@ -311,9 +313,9 @@ class _Stream:
         self.row.end("fault", fault)
 
     def _last_token(self) -> float:
-        """When its last one came; before its first, when any sample's did: it may stand in the
-        server's queue."""
-        return self.heard if self.row.completion.tokens else max(self.heard, self._pulse.last)
+        """When its last one came; before this request's first, when any sample's did: it may
+        stand in the server's queue."""
+        return self.heard if self.served else max(self.heard, self._pulse.last)
 
     def look(self) -> None:
         """End the row that is late, cancelled or silent, and with it the wait for it."""

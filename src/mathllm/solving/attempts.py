@@ -89,7 +89,8 @@ class Asked:
     `seeds[i](turn)` seeds a turn of attempt i: what lies between two programs. Answers are
     integers in `low`…`high`, programs at most `max_calls`; a turn has `turn_tokens` at most, an
     attempt `seconds`, where they are not 0. `since` is when the problem was asked, a
-    time.monotonic().
+    time.monotonic(). `order` is held while something of an attempt gets its time and is told, so
+    that it is told in the order of these times.
     """
 
     problem: str
@@ -103,16 +104,21 @@ class Asked:
     turn_tokens: int = 0
     seconds: float = 0.0
     since: float = field(default_factory=time.monotonic)
+    order: Lock = field(default_factory=Lock)
 
     def begin(self) -> Conversation:
         """A conversation for one attempt."""
         return self.dialect.begin(self.problem, self.positions, self.config.max_new_tokens)
 
 
+Told = Callable[[int, Attempt, bool], None]
+
+
 class Runner:
     """Attempt `number` at what is asked; `run` it in a thread, look at it from another.
 
-    `told` gets it when a box is there.
+    `told` gets its number, what it has come to and whether that is its end, whenever a box is
+    there and at its end.
     """
 
     def __init__(
@@ -121,9 +127,9 @@ class Runner:
         number: int,
         engine: Engine,
         tools: Tools | None = None,
-        told: Callable[["Runner"], None] = lambda _: None,
+        told: Told = lambda *_: None,
     ) -> None:
-        self.asked = asked
+        self.asked, self.number = asked, number
         self.result: Attempt | None = None
         self._engine, self._tools, self._told = engine, tools, told
         self._seed = asked.seeds[number]
@@ -148,14 +154,17 @@ class Runner:
                 reason, fault = self._turns(sessions), ""
         except BaseException as error:  # panics of Rust packages are no Exceptions
             reason, fault = "fault", cause_of(error)
-        with self._lock:
-            self._sample = None
-            try:
-                behind = behind_box(self._whole.tokens, self.asked.dialect.decode)
-                text = self._conversation.text()
-                self.result = self._attempt(self._whole, text, reason, fault, behind)
-            except BaseException as error:
-                self.result = self._attempt(self._whole, "", "fault", cause_of(error))
+        try:
+            behind = behind_box(self._whole.tokens, self.asked.dialect.decode)
+            text = self._conversation.text()
+            result = self._attempt(self._whole, text, reason, fault, behind)
+        except BaseException as error:
+            result = self._attempt(self._whole, "", "fault", cause_of(error))
+        with self.asked.order:
+            with self._lock:
+                self._sample = None
+                self.result = replace(result, ended=self._now(), boxes=tuple(self._boxes))
+            self._told(self.number, self.result, True)
         return self.result
 
     def cancel(self) -> None:
@@ -254,8 +263,9 @@ class Runner:
             text = self._conversation.text(tokens)
             answer = extract_answer(text, self.asked.low, self.asked.high)
             if answer is not None and answer != self.answer:
-                self._boxes.append((self._now(), answer))
-                self._told(self)
+                with self.asked.order:
+                    self._boxes.append((self._now(), answer))
+                    self._told(self.number, self.so_far(), False)
 
     def _run_all(self, programs: Sequence[str], sessions: ExitStack) -> str | None:
         """The programs' output into the conversation; why that is the end, None if it is not."""

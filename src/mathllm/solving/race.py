@@ -23,6 +23,19 @@ from mathllm.solving.voting import Ballot, decided
 GRACE_SECONDS, LATE_SECONDS = 0.7, 3.0
 
 Told = Callable[[Sequence[Attempt]], None]
+News = queue.SimpleQueue[tuple[int, Attempt, bool]]
+
+
+@dataclass(frozen=True)
+class Raced:
+    """Attempts in the order of their numbers; `voters`, the same as they were when the vote was
+    decided, without an answer where they had none yet; why no more were made, "" if all were;
+    and who was left behind running, cancelled."""
+
+    attempts: list[Attempt]
+    voters: list[Attempt]
+    why: str
+    left: list[Runner]
 
 
 def race(
@@ -31,9 +44,8 @@ def race(
     settings: SolverSettings,
     tools: Tools | None = None,
     told: Told = lambda _: None,
-) -> tuple[list[Attempt], str, list[Runner]]:
-    """Attempts in the order of their numbers; why no more were made, "" if all were; and who was
-    left behind running, cancelled.
+) -> Raced:
+    """Attempts at one problem until the vote is decided, or time is up.
 
     `settings.parallel` of them run at once, at most as many as the tools have sessions. `told`
     gets the attempts so far whenever one has ended or has closed a box.
@@ -41,28 +53,34 @@ def race(
     total = len(asked.seeds)
     at_once = min(settings.parallel or total, total, total if tools is None else tools.size)
     deadline = asked.config.deadline
-    news: queue.SimpleQueue[Runner] = queue.SimpleQueue()
+    news: News = queue.SimpleQueue()
     runners: list[Runner] = []
-    why = ""
+    seen: dict[int, Attempt] = {}  # what was told last of each, in the order of time
+    ended = 0
+    why, decided_by = "", None
 
     def begin() -> None:
-        runner = Runner(asked, len(runners), engine, tools, news.put)
+        number = len(runners)
+        runner = Runner(asked, number, engine, tools, lambda *told: news.put(told))
         runners.append(runner)
-        threading.Thread(target=_run, args=(runner, news), name="attempt", daemon=True).start()
+        threading.Thread(target=runner.run, name="attempt", daemon=True).start()
 
     for _ in range(at_once):
         begin()
-    while (running := _running(runners)) or len(runners) < total:
+    while (running := len(runners) - ended) or len(runners) < total:
         wait = None if deadline is None else max(deadline - time.monotonic(), 0.0) + GRACE_SECONDS
         try:
-            news.get(timeout=wait)
+            number, attempt, over = news.get(timeout=wait)
         except queue.Empty:
             break  # late, and they do not end by themselves
-        running = _running(runners)
-        if why := _decided(runners, total, bool(running), settings) or "":
+        seen[number] = attempt
+        ended += over
+        running = len(runners) - ended
+        if decided_by := _decided(seen, total, running > 0, settings):
+            why = decided_by
             break
         told([one.so_far() for one in runners])
-        free = min(at_once - len(running), total - len(runners))
+        free = min(at_once - running, total - len(runners))
         if free and deadline is not None and time.monotonic() >= deadline:
             why = f"time was up after {len(runners)} samples"
             if not running:
@@ -72,7 +90,11 @@ def race(
                 begin()
     late = deadline is not None and time.monotonic() >= deadline
     _cancel(_running(runners), news, LATE_SECONDS if late else GRACE_SECONDS)
-    return [runner.so_far() for runner in runners], why, _running(runners)
+    attempts = [runner.so_far() for runner in runners]
+    voters = attempts
+    if decided_by:  # who ends or changes its mind from then on is no voter any more
+        voters = [seen.get(n, replace(one, answer=None)) for n, one in enumerate(attempts)]
+    return Raced(attempts, voters, why, _running(runners))
 
 
 def _running(runners: Sequence[Runner]) -> list[Runner]:
@@ -80,14 +102,10 @@ def _running(runners: Sequence[Runner]) -> list[Runner]:
 
 
 def _decided(
-    runners: Sequence[Runner], total: int, running: bool, settings: SolverSettings
+    seen: Mapping[int, Attempt], total: int, running: bool, settings: SolverSettings
 ) -> str | None:
     """Why the vote over those that have ended, and those that have closed a box, is decided."""
-    ballots = [
-        ballot_of(one.so_far())
-        for one in runners
-        if one.result is not None or one.answer is not None
-    ]
+    ballots = [ballot_of(seen[number]) for number in sorted(seen)]
     if not running and len(ballots) == total:
         return None  # all of them are there: nothing is left to decide
     # Who runs on behind a box may still change its mind.
@@ -120,14 +138,7 @@ def all_of(
     return [[runner.so_far() for runner in own] for own in made]
 
 
-def _run(runner: Runner, news: "queue.SimpleQueue[Runner]") -> None:
-    try:
-        runner.run()
-    finally:
-        news.put(runner)
-
-
-def _cancel(running: Sequence[Runner], news: "queue.SimpleQueue[Runner]", seconds: float) -> None:
+def _cancel(running: Sequence[Runner], news: News, seconds: float) -> None:
     """End those that run, and wait so long for them."""
     for runner in running:
         runner.cancel()
@@ -179,6 +190,9 @@ def play(
     while events:
         now, _, place, answer = events[0]
         if now > seconds:
+            for end, over, place, _ in events:  # what the limit itself has ended, as it was then
+                if over and drawn[place].cut and end <= seconds + LATE_SECONDS:
+                    ballots[place] = drawn[place].ballot
             return Played(_in_order(ballots), seconds, begun, cut)
         heappop(events)
         one = drawn[place]

@@ -71,11 +71,15 @@ class Solver:
         deadline = None if seconds is None else started + seconds
         faults: list[str] = []
         best: list[Attempt] = []
+        voters: list[Attempt] = []
         early = note = ""
 
-        def solution(attempts: Sequence[Attempt]) -> Solution:
+        def solution(attempts: Sequence[Attempt], voters: Sequence[Attempt] = ()) -> Solution:
             elapsed = time.monotonic() - started
-            return decide(problem_id, attempts, self.settings.voting, elapsed, early, note, faults)
+            decision = decide(
+                problem_id, voters or attempts, self.settings.voting, elapsed, early, note, faults
+            )
+            return replace(decision, attempts=[*attempts])
 
         def told(attempts: Sequence[Attempt]) -> None:
             # Without their texts, which may be megabytes each time.
@@ -88,8 +92,9 @@ class Solver:
                 asked = self.asked(problem_id, problem, deadline, engine, dialect, samples)
                 asked = replace(asked, since=started)
                 note = asked.begin().note
-                best, early, left = race(asked, engine, self.settings, tools, told)
-                self._left += [(time.monotonic(), runner) for runner in left]
+                raced = race(asked, engine, self.settings, tools, told)
+                best, voters, early = raced.attempts, raced.voters, raced.why
+                self._left += [(time.monotonic(), runner) for runner in raced.left]
             except Exception as fault:  # of the prompt, or of starting anything at all
                 if self.strict:
                     raise
@@ -105,7 +110,7 @@ class Solver:
                 break
         else:
             faults[-1] += "; nothing is left to try"
-        return replace(solution(best), hung=self._hung())
+        return replace(solution(best, voters), hung=self._hung())
 
     def _hung(self) -> bool:
         """Whether an attempt does not end that should have: its engine hangs, or its session."""
