@@ -3,8 +3,9 @@
 import gc
 import statistics
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -104,6 +105,41 @@ def measure_engine(
         count / rows / len(passes),
         [sample.tokens for sample in samples],
     )
+
+
+def measure_flight(
+    engine: Any, prompts: Sequence[list[int]], tokens: int, rounds: int, device: str
+) -> tuple[Measured, Measured]:
+    """As many rows as prompts, `rounds` times: as fixed batches one after another, and as samples
+    that come and go, each begun when another ends, at moments of its own.
+
+    The first of these have fewer tokens, so that no two end together; both write as many in all.
+    """
+    rows = len(prompts)
+    config = SamplingConfig(max_new_tokens=tokens, temperature=0)
+    engine.generate(prompts, replace(config, max_new_tokens=4))
+    count = rows * rounds * tokens
+
+    def fixed() -> None:
+        for _ in range(rounds):
+            engine.generate(prompts, config)
+
+    def lane(row: int) -> None:
+        first = max(1, tokens * (row + 1) // rows)
+        for length in (first, *[tokens] * (rounds - 1), tokens - first):
+            if length:
+                own = replace(config, max_new_tokens=length)
+                engine.start(prompts[row], own, seed=row).wait()
+
+    def flying() -> None:
+        with ThreadPoolExecutor(rows) as lanes:
+            list(lanes.map(lane, range(rows)))
+
+    found = []
+    for name, run in (("fixed batches", fixed), ("come and go", flying)):
+        seconds = clocked(run, device)
+        found.append(Measured(name, rows, count, count / seconds, 0.0, 0.0, seconds))
+    return found[0], found[1]
 
 
 class _Told(StoppingCriteria):

@@ -78,9 +78,9 @@ def build(
     return model
 
 
-def random_prompt(model: RecursiveLM, tokens: int) -> list[int]:
+def random_prompt(model: RecursiveLM, tokens: int, seed: int = 1) -> list[int]:
     """Token ids that are the same in every run."""
-    generator = torch.Generator().manual_seed(1)
+    generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, model.config.vocab_size, (tokens,), generator=generator).tolist()
 
 
