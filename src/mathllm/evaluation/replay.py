@@ -111,7 +111,7 @@ def notes(compared: Sequence[Compared]) -> list[str]:
     ]
     if others and all(one.is_luck for one in others):
         lines.append(f"no difference from {first.outcome.name!r} is more than luck can make")
-    if cut := [one.outcome for one in compared if one.outcome.cut]:
+    if cut := [one.outcome for one in others if one.outcome.cut]:
         worst = max(cut, key=lambda outcome: outcome.cut)
         lines.append(
             f"{worst.name!r} wants more than was drawn in {worst.cut} problems, {len(cut)} rules "

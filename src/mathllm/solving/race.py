@@ -162,7 +162,8 @@ class Drawn:
 @dataclass(frozen=True)
 class Played:
     """What `play` puts to the vote, in the order of the attempts; after how many seconds, and
-    how many attempts had begun. `cut`: it went on behind the end of an attempt that was cut."""
+    how many attempts had begun. `cut`: it went on behind the end of an attempt that was cut, or
+    wanted more of them than there are."""
 
     ballots: list[Ballot]
     seconds: float
@@ -181,7 +182,9 @@ def play(
     `at_once` of them run side by side (0: all), each as fast as it was. One that is still
     running when the vote is decided counts with the box it has, and with the measures of its end.
     """
-    total, begun = len(drawn), min(at_once or len(drawn), len(drawn))
+    # Some may never have been begun: the vote was decided without them.
+    total = max(len(drawn), settings.n_samples)
+    begun = min(at_once or len(drawn), len(drawn))
     events = [event for place in range(begun) for event in _events(drawn, place, 0.0)]
     heapify(events)
     ballots: dict[int, Ballot] = {}
@@ -209,11 +212,11 @@ def play(
             settings.lead,
         ):
             return Played(there, now, begun, cut)
-        if answer is None and begun < total:
+        if answer is None and begun < len(drawn):
             for event in _events(drawn, begun, now):
                 heappush(events, event)
             begun += 1
-    return Played(_in_order(ballots), now if drawn else 0.0, begun, cut)
+    return Played(_in_order(ballots), now if drawn else 0.0, begun, cut or len(drawn) < total)
 
 
 def _events(

@@ -74,14 +74,16 @@ class Solution:
 def decide(
     problem_id: str,
     attempts: Sequence[Attempt],
+    voters: Sequence[Attempt],
     voting: str,
     seconds: float,
     early: str | None = None,
     note: str = "",
     faults: Sequence[str] = (),
 ) -> Solution:
-    """The vote over some attempts. `early` says why no more were drawn, `note` of the prompt."""
-    decision = vote([ballot_of(attempt) for attempt in attempts], voting)
+    """The vote over `voters`: attempts as they were when it was decided. `early` says why no more
+    were drawn, `note` of the prompt."""
+    decision = vote([ballot_of(voter) for voter in voters], voting)
     answer, reason = decision.answer, decision.reason
     if answer is None:
         answer = FALLBACK_ANSWER

@@ -71,19 +71,17 @@ class Solver:
         deadline = None if seconds is None else started + seconds
         faults: list[str] = []
         best: list[Attempt] = []
-        voters: list[Attempt] = []
+        voters = best
         early = note = ""
 
-        def solution(attempts: Sequence[Attempt], voters: Sequence[Attempt] = ()) -> Solution:
-            elapsed = time.monotonic() - started
-            decision = decide(
-                problem_id, voters or attempts, self.settings.voting, elapsed, early, note, faults
-            )
-            return replace(decision, attempts=[*attempts])
+        def solution(attempts: Sequence[Attempt], voters: Sequence[Attempt]) -> Solution:
+            elapsed, voting = time.monotonic() - started, self.settings.voting
+            return decide(problem_id, attempts, voters, voting, elapsed, early, note, faults)
 
         def told(attempts: Sequence[Attempt]) -> None:
             # Without their texts, which may be megabytes each time.
-            tell(solution([replace(attempt, text="") for attempt in attempts]))
+            brief = [replace(attempt, text="") for attempt in attempts]
+            tell(solution(brief, brief))
 
         for engine, dialect, tools, samples in self._ways():
             if faults:

@@ -154,6 +154,8 @@ class EndpointServer:
                 return True
             except EngineError as fault:
                 self._end()
+                if self._closing.is_set():
+                    break
                 reason = self._given_up()
                 self._failed(fault, reason or "it is started again")
                 if reason is not None:

@@ -62,7 +62,10 @@ class Prefetch:
         room = MEMORY_SHARE * _free_memory()
         total = 0
         for path in self._files:
-            size = path.stat().st_size
+            try:
+                size = path.stat().st_size
+            except OSError:
+                continue
             if total + size > room:
                 self._report(f"{path.name} and what follows is not read ahead: no memory for it")
                 break
