@@ -276,14 +276,14 @@ class _Pulse:
     """When the last token came, of any sample."""
 
     def __init__(self, url: str) -> None:
-        self.last = -math.inf
+        self.last = self._said = -math.inf
         self._url = url
 
     def missed(self, seconds: float) -> None:
         """A sample has waited so long in vain: it is said, if all have. Once in that time."""
         now = time.monotonic()
-        if now - self.last > seconds:
-            self.last = now
+        if now - max(self.last, self._said) > seconds:
+            self._said = now
             why = f"{self._url} gave no token of any sample for {seconds:.1f} s"
             log.warning("%s", why, extra={"event": SILENT})
 
