@@ -130,8 +130,8 @@ class EndpointServer:
             away = time.monotonic() - lost
             self._tell(
                 "warning",
-                cause=f"the server was away for {away:.0f} s: samples that it had begun were lost, "
-                "those of problems since then waited or were answered without it",
+                cause=f"the server was away for {away:.0f} s: samples waited for it and went on "
+                "from what they had, or were lost",
             )
 
     def _given_up(self) -> str | None:
