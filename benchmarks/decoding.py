@@ -78,7 +78,9 @@ def main() -> int:
     parser.add_argument("--prompt", type=int, default=128, help="prompt tokens (default 128)")
     parser.add_argument("--tokens", type=int, default=64, help="new tokens (default 64)")
     parser.add_argument("--batch", type=int, nargs="*", default=[16], help="rows (default 16)")
-    parser.add_argument("--rounds", type=int, default=3, help="of rows that come and go; 0: none")
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="of rows that come and go, 2 or more; 0: none"
+    )
     parser.add_argument("--repeats", type=int, default=3, help="runs, of which the median counts")
     parser.add_argument("--naive-tokens", type=int, default=3, help="of the naive baseline (3)")
     parser.add_argument("--out", type=Path, help="JSON file for the figures")

@@ -113,7 +113,8 @@ def measure_flight(
     """As many rows as prompts, `rounds` times: as fixed batches one after another, and as samples
     that come and go, each begun when another ends, at moments of its own.
 
-    The first of these have fewer tokens, so that no two end together; both write as many in all.
+    The first and the last of these have fewer or more tokens, so that no two end together; both
+    ways begin and write as many in all. `rounds` is at least 2.
     """
     rows = len(prompts)
     config = SamplingConfig(max_new_tokens=tokens, temperature=0)
@@ -125,11 +126,10 @@ def measure_flight(
             engine.generate(prompts, config)
 
     def lane(row: int) -> None:
-        first = max(1, tokens * (row + 1) // rows)
-        for length in (first, *[tokens] * (rounds - 1), tokens - first):
-            if length:
-                own = replace(config, max_new_tokens=length)
-                engine.start(prompts[row], own, seed=row).wait()
+        early = tokens * (2 * row + 1 - rows) // (2 * rows)  # from -1/2 to 1/2 of the tokens
+        for length in (tokens - early, *[tokens] * (rounds - 2), tokens + early):
+            own = replace(config, max_new_tokens=length)
+            engine.start(prompts[row], own, seed=row).wait()
 
     def flying() -> None:
         with ThreadPoolExecutor(rows) as lanes:
