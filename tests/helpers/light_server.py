@@ -2,7 +2,8 @@
 
     python light_server.py PORT FOLDER [--positions N] [--model NAME]
 
-What stands in FOLDER decides: `stall` makes it generate nothing, `refuse` answer 500.
+What stands in FOLDER decides: `stall` makes it generate nothing, `refuse` answer 500; with `chat`
+it takes messages only, without it prompts only.
 """
 
 import argparse
@@ -20,7 +21,11 @@ class Handler(BaseHTTPRequestHandler):
         self._reply(200, {"data": [{"id": OPTIONS.model, "max_model_len": OPTIONS.positions}]})
 
     def do_POST(self):
-        self.rfile.read(int(self.headers["Content-Length"]))
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        chat = (OPTIONS.folder / "chat").exists()
+        if ("messages" in body, self.path.endswith("/chat/completions")) != (chat, chat):
+            self._reply(404, {"error": "no such path"})
+            return
         while (OPTIONS.folder / "stall").exists():
             time.sleep(0.05)
         if (OPTIONS.folder / "refuse").exists():

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from helpers import light_server
-from helpers.odd_server import STREAM, serving
+from helpers.odd_server import STREAM, event, serving
 from helpers.ports import free_ports
 from helpers.scripted import make_tokenizer
 from mathllm.competition.kernel import endpoint_server, prefetch
@@ -127,6 +127,18 @@ def test_one_that_is_there_and_generates_nothing_is_found_by_who_waits(tmp_path)
         assert "generates nothing within 1 s" in kept.events("fault")[0]["cause"]
 
 
+def test_a_server_that_takes_messages_only_is_asked_with_messages(tmp_path):
+    (tmp_path / "chat").touch()
+    with Kept(tmp_path) as kept:
+        engine = EngineSettings(**(vars(kept.engine) | {"dialect": "chat", "positions": 50}))
+        kept.keeper = EndpointServer(engine, tmp_path, kept.tell, lambda: 1.0)
+        kept.keeper.start()
+        assert len(kept.events("server")) == 1
+        (tmp_path / "chat").unlink()
+        kept.keeper.suspect()
+        wait_for(lambda: kept.events("fault"))
+
+
 def test_a_refusal_is_no_generation(tmp_path):
     (tmp_path / "refuse").touch()
     with Kept(tmp_path) as kept, pytest.raises(EngineError, match=r"generates nothing.*500"):
@@ -239,9 +251,7 @@ def test_a_sample_in_the_servers_queue_is_no_silence_until_nobody_gets_a_token(m
         for _ in range(100):
             time.sleep(0.1)
             if served:
-                connection.sendall(
-                    b'data: {"choices": [{"index": 0, "text": "a", "token_ids": [5]}]}\n\n'
-                )
+                connection.sendall(event(text="a", token_ids=[5]))
 
     def suspicions():
         return [r for r in caplog.records if getattr(r, "event", "") == "silent"]
@@ -273,9 +283,7 @@ def test_a_sample_that_stalls_among_others_is_given_up_and_the_server_not_suspec
         stalls = len(asked) == 2
         for number in range(20):
             if not (stalls and number):
-                connection.sendall(
-                    b'data: {"choices": [{"index": 0, "text": "a", "token_ids": [5]}]}\n\n'
-                )
+                connection.sendall(event(text="a", token_ids=[5]))
             time.sleep(0.1)
 
     config = SamplingConfig(max_new_tokens=400)

@@ -223,7 +223,10 @@ values = st.recursive(
         st.lists(inner, max_size=3),
         st.dictionaries(
             st.sampled_from(
-                ["content", "reasoning", "tool_calls", "function", "arguments", "index", "name"]
+                [
+                    *("content", "reasoning", "tool_calls", "function", "arguments", "index"),
+                    *("name", "token", "logprob", "top_logprobs"),
+                ]
             ),
             inner,
             max_size=4,
@@ -409,6 +412,14 @@ def test_prompts_stand_around_the_problem_whatever_it_holds():
     cut = tokenizer.decode(dialect.begin("x" * 5000, 200, 10).prompt)
     assert "x\nThink.<|im_end|>" in cut
     assert filled("{low} {problem}", "{high}") == "0 {high}"
+
+
+@pytest.mark.parametrize("top", [True, 7, "a", [1], [{"logprob": "x"}], {"a": 1}])
+def test_odd_measures_of_a_token_cost_nothing(top):
+    read = RemoteChat("http://127.0.0.1:9/v1", "any", Chat(), 100)._reader()
+    entry = {"token": "a", "logprob": top, "top_logprobs": top}
+    tokens, own, entropy = read({"delta": {"content": "a"}, "logprobs": {"content": [entry]}})
+    assert len(tokens) == len(own) == len(entropy) == 2
 
 
 def test_a_refused_connection_is_a_fault_of_its_sample():

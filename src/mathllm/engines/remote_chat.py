@@ -160,19 +160,18 @@ class _Reader:
 
 
 def _entries(logprobs: Any) -> list[dict[str, Any]]:
-    found = logprobs.get("content") if isinstance(logprobs, dict) else None
-    return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+    return _dicts(logprobs.get("content")) if isinstance(logprobs, dict) else []
+
+
+def _dicts(values: Any) -> list[dict[str, Any]]:
+    return [one for one in values if isinstance(one, dict)] if isinstance(values, list) else []
 
 
 def _told(logprobs: Any, count: int, last: int) -> tuple[list[float], list[float]]:
     """Measures of an event's `count` tokens; only its `last` ones have any: marks have none."""
     entries = _entries(logprobs)[:last] if last else []
     tops = [
-        {
-            str(number): one.get("logprob")
-            for number, one in enumerate(entry.get("top_logprobs") or [])
-            if isinstance(one, dict)
-        }
+        {str(n): one.get("logprob") for n, one in enumerate(_dicts(entry.get("top_logprobs")))}
         for entry in entries
     ]
     asked = {"token_logprobs": [entry.get("logprob") for entry in entries], "top_logprobs": tops}

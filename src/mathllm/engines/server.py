@@ -133,12 +133,19 @@ def check_served(url: str, model: str, positions: int = 0) -> None:
         )
 
 
-def generate_one(url: str, model: str, seconds: float = WARM_SECONDS) -> float:
-    """Seconds that the endpoint takes for one token. Raises EngineError where none comes."""
+def generate_one(
+    url: str, model: str, seconds: float = WARM_SECONDS, messages: bool = False
+) -> float:
+    """Seconds that the endpoint takes for one token, of a prompt or, where its server renders
+    them, of `messages`. Raises EngineError where none comes."""
     began = time.monotonic()
-    body = {"model": model, "prompt": "1 + 1 =", "max_tokens": 1, "temperature": 0.0}
+    body: dict[str, Any] = {"model": model, "max_tokens": 1, "temperature": 0.0}
+    if messages:
+        path, asked = "chat/completions", {"messages": [{"role": "user", "content": "1 + 1 ="}]}
+    else:
+        path, asked = "completions", {"prompt": "1 + 1 ="}
     try:
-        told = json.loads(_asked(url, "completions", body, seconds))
+        told = json.loads(_asked(url, path, body | asked, seconds))
         if not told["choices"]:
             raise ValueError("no choices")
     except (

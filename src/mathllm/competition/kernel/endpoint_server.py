@@ -13,7 +13,14 @@ from pathlib import Path
 
 from mathllm.competition.kernel.prefetch import Prefetch, weight_files
 from mathllm.engines.base import EngineError
-from mathllm.engines.server import Server, WrongServerError, check_served, generate_one, is_ready
+from mathllm.engines.server import (
+    WARM_SECONDS,
+    Server,
+    WrongServerError,
+    check_served,
+    generate_one,
+    is_ready,
+)
 from mathllm.solving import EngineSettings
 
 START_SECONDS = 900.0  # until it answers: a large model takes minutes to load
@@ -106,7 +113,7 @@ class EndpointServer:
         self._server.wait_until_ready(START_SECONDS)
         answers = time.monotonic() - began
         check_served(engine.endpoint, engine.endpoint_model, engine.positions)
-        warm = generate_one(engine.endpoint, engine.endpoint_model)
+        warm = self._generate(WARM_SECONDS)
         self._start_seconds = answers + warm
         self._tell(
             "server",
@@ -189,7 +196,12 @@ class EndpointServer:
     def _silent(self) -> str | None:
         """Why it does not generate; None if it does."""
         try:
-            generate_one(self._engine.endpoint, self._engine.endpoint_model, SUSPECT_SECONDS)
+            self._generate(SUSPECT_SECONDS)
         except EngineError as fault:
             return str(fault)
         return None
+
+    def _generate(self, seconds: float) -> float:
+        engine = self._engine
+        messages = engine.dialect == "chat"  # such a server may take nothing else
+        return generate_one(engine.endpoint, engine.endpoint_model, seconds, messages)
