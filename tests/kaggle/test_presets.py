@@ -14,6 +14,7 @@ from mathllm.competition.bundle.combinations import check_combination
 from mathllm.competition.bundle.kernel_parameters import effective
 from mathllm.competition.bundle.metadata import ACCELERATORS
 from mathllm.competition.kernel.backbone import find_served
+from mathllm.competition.kernel.serve import _placed
 from mathllm.errors import BatchError, ParameterError, WeightsError
 from mathllm.parameters import parse_parameters, read_declarations
 from mathllm.paths import INPUT_ROOT_VARIABLE
@@ -158,3 +159,14 @@ def test_the_models_folder_stands_in_the_command(tmp_path, monkeypatch, newer):
 def test_a_handle_without_a_place_for_it_is_refused():
     with pytest.raises(ParameterError, match="served is 'a/b/c/d/1'"):
         EngineSettings(served="a/b/c/d/1")
+
+
+def test_a_model_that_is_not_attached_ends_a_commit_run_and_no_rerun(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv(INPUT_ROOT_VARIABLE, str(tmp_path))
+    engine = EngineSettings(
+        2, "http://127.0.0.1:8000/v1", "any", "vllm serve {served}", served=HANDLE
+    )
+    with pytest.raises(WeightsError, match="attach it"):
+        _placed(engine, rerun=False)
+    assert _placed(engine, rerun=True) == EngineSettings(2)
+    assert "the TRM answers" in caplog.text

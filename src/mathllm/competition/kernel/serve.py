@@ -22,7 +22,7 @@ from mathllm.competition.kernel.submission import Submission
 from mathllm.competition.kernel.worker import Load
 from mathllm.competition.kernel.worker_process import load_kernel_solver
 from mathllm.engines.base import EngineError
-from mathllm.errors import EvaluationPackageError, cause_of
+from mathllm.errors import EvaluationPackageError, UserError, cause_of
 from mathllm.settings import CURRENT
 from mathllm.solving import Budget, EngineSettings, SolverSettings, records
 
@@ -59,8 +59,8 @@ def serve(
         rerun=rerun,
         bundle=bundle.partition(" ")[0],
     )
-    engine = find_served(engine or EngineSettings())
     with warnings_to(journal):
+        engine = _placed(engine or EngineSettings(), rerun)
         with _survived(rerun):
             integrity.check(bundle)
         submission = Submission(
@@ -83,6 +83,18 @@ def serve(
             submission.end()
             server.close()
     return submission
+
+
+def _placed(engine: EngineSettings, rerun: bool) -> EngineSettings:
+    """With the folder of the endpoint's model. Where that is not attached, a commit run ends; a
+    rerun listens all the same, and has the TRM."""
+    try:
+        return find_served(engine)
+    except UserError as fault:
+        if not rerun:
+            raise
+        _log.warning("%s; the TRM answers", fault)
+        return EngineSettings(tool_kernels=engine.tool_kernels, cuda_graphs=engine.cuda_graphs)
 
 
 def _rules(settings: SolverSettings, budget: Budget, engine: EngineSettings) -> records.Rules:
