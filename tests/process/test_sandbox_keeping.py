@@ -76,6 +76,36 @@ def raise_once(patch: pytest.MonkeyPatch, name: str, error: BaseException) -> No
 
 
 @pytest.mark.slow
+def test_nothing_is_left_of_a_pool(folder: Path) -> None:
+    pool = SandboxPool(SandboxSettings(size=1, spares=1))
+    with pytest.raises(RuntimeError, match="not running"), pool.session():
+        pass
+    with pool:
+        with pool.session() as session:
+            pid = int(session.run("import os; os.getpid()").output)
+        assert eventually(lambda: not psutil.pid_exists(pid))
+        held = pool.session()
+        session = held.__enter__()
+    # The pool closed under a session that goes on: it ends in words, not in a hang.
+    assert session.run("1").fault is not None
+    held.__exit__(None, None, None)
+    assert list(folder.iterdir()) == []
+    with pytest.raises(RuntimeError, match="not running"), pool.session():
+        pass
+
+
+def test_a_kernel_that_cannot_start_says_why(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mathllm.sandbox.kernel.PACKAGES", ("no_such_package",))
+    with (
+        SandboxPool(SandboxSettings(size=1, spares=0)) as pool,
+        pytest.raises(RuntimeError, match="no_such_package, which is not installed"),
+        pool.session(),
+    ):
+        pass
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.slow
 def test_a_place_that_is_never_given_back_is_not_waited_for_for_ever() -> None:
     with SandboxPool(ONE) as pool, pool.session():
         begin = time.monotonic()

@@ -18,7 +18,7 @@ def mean(values: Sequence[float]) -> float:
 
 def tail_entropy(entropy: Sequence[float], behind: int = 0) -> float:
     """Mean over the last TAIL tokens, those before the last `behind`; of all if none are left."""
-    before = entropy[: len(entropy) - behind] or entropy
+    before = entropy[: max(len(entropy) - behind, 0)] or entropy
     return mean(before[-TAIL:])
 
 
