@@ -24,7 +24,7 @@ from mathllm.solving.attempts import Attempt
 from mathllm.solving.dialects import ChatML
 from mathllm.solving.measures import behind_box, group_entropy, tail_entropy
 from mathllm.solving.race import Drawn, play
-from mathllm.solving.records import HEADER, AttemptsFile, Rules, read_attempts
+from mathllm.solving.records import ATTEMPTS, AttemptsFile, Rules
 from mathllm.solving.voting import Ballot, decided
 
 
@@ -121,7 +121,7 @@ def test_a_runs_file_is_whole_after_each_problem_and_goes_on(tmp_path):
     again = AttemptsFile(path, rules, resume=True)
     again.add("c", "33", [])
     again.add("d", "44", [attempt(0, 1.0, begun=0.5)])
-    found, rows = read_attempts(path)
+    found, rows = ATTEMPTS.read(path)
     assert found == rules
     assert rows["place"].to_list() == [0, 0, 1, 2]
     assert rows["arrival"].to_list() == [1.7, None, 1.0, 1.0]
@@ -132,7 +132,7 @@ def test_a_runs_file_is_whole_after_each_problem_and_goes_on(tmp_path):
     assert AttemptsFile(path, rules)._rows.is_empty()
     path.write_bytes(b"torn")
     AttemptsFile(path, rules, resume=True).add("e", "55", [attempt(1, 1.0)])
-    assert read_attempts(path)[1]["id"].to_list() == ["e"]
+    assert ATTEMPTS.read(path)[1]["id"].to_list() == ["e"]
 
 
 @pytest.mark.parametrize(
@@ -142,11 +142,11 @@ def test_a_runs_file_is_whole_after_each_problem_and_goes_on(tmp_path):
         (lambda p: p.write_bytes(b""), "cannot be read"),
         (lambda p: p.write_bytes(p.read_bytes()[:400]), "cannot be read"),
         (lambda p: pl.DataFrame({"a": [1]}).write_parquet(p), "no file of attempts"),
-        (lambda p: again(p, {"version": 2}), "another format version"),
+        (lambda p: again(p, {"version": 2}), "format version 2 and this program writes 1"),
         (lambda p: again(p, {"version": 1, "samples": 3}), "cannot be read"),
         (lambda p: again(p, {"version": 1, "n_samples": 0}), "n_samples is 0"),
         (lambda p: again(p, {"version": 1, "total_seconds": "long"}), "cannot be read"),
-        (lambda p: again(p, [1]), "another format version"),
+        (lambda p: again(p, [1]), "is no object"),
         (lambda p: again(p, {"version": 1}, "ended"), "column 'ended' is None"),
     ],
 )
@@ -163,7 +163,7 @@ def test_what_is_no_file_of_attempts_is_refused_by_name(tmp_path, spoil, named, 
 def again(path, told, without=None):
     rows = pl.read_parquet(path)
     rows = rows.drop(without) if without else rows
-    rows.write_parquet(path, metadata={HEADER: json.dumps(told)})
+    rows.write_parquet(path, metadata={ATTEMPTS.key: json.dumps(told)})
 
 
 def test_files_are_one_after_another_and_no_problem_twice(tmp_path):
@@ -364,7 +364,7 @@ def test_what_is_read_is_what_was_written(tmp_path):
     path = tmp_path / "attempts.parquet"
     file = AttemptsFile(path, Rules())
     file.add("a", "1", [attempt(3, 2.0, ((1.0, 3),), group_entropy=0.25, tail_entropy=0.125)])
-    assert_frame_equal(read_attempts(path)[1], file._rows)
+    assert_frame_equal(ATTEMPTS.read(path)[1], file._rows)
     (problem,) = read_drawn([path])[1]
     (one,) = problem.drawn
     assert one == Drawn(Ballot(3, 0.5, 0.125, None, 0.25), 2.0, [(1.0, 3)], False)

@@ -12,7 +12,7 @@ from mathllm.cli.evaluation import add_commands
 from mathllm.errors import ParameterError, ResultsError, UserError
 from mathllm.evaluation.figures import groups_reading
 from mathllm.evaluation.groups import read_groups
-from mathllm.evaluation.results import HEADER, SCHEMA, Header, write_results
+from mathllm.evaluation.results import RESULTS, SCHEMA, Header
 from mathllm.settings import CURRENT
 
 RECORD = ROOT / "docs" / "RESULTS.md"
@@ -47,7 +47,7 @@ def write(
     ]
     settings = {"n_samples": len(right[0]) if right else 1, "temperature": 0.0} | settings
     header = Header(engine, weights, "math", "test", problems, settings)
-    write_results(path, header, pl.DataFrame(rows, schema=SCHEMA))
+    RESULTS.write(path, header, pl.DataFrame(rows, schema=SCHEMA))
     return path
 
 
@@ -146,7 +146,7 @@ def test_the_sentence_on_groups_counts_them():
 
 def another_version(folder: Path) -> list[Path]:
     path = write(folder / "a.parquet", GREEDY)
-    pl.read_parquet(path).write_parquet(path, metadata={HEADER: '{"version": 2}'})
+    pl.read_parquet(path).write_parquet(path, metadata={RESULTS.key: '{"version": 2}'})
     return [path]
 
 

@@ -14,9 +14,9 @@ from helpers import killed_evaluation
 from helpers.paths import TESTS
 from helpers.scripted import SETTINGS, Scripted, header, make_problems, make_tokenizer
 from mathllm.errors import ResultsError
-from mathllm.evaluation import evaluate, read_results, write_results
+from mathllm.evaluation import RESULTS, evaluate
 from mathllm.evaluation.engines import EngineSpec
-from mathllm.evaluation.results import HEADER, LATER, SCHEMA, ResultFile
+from mathllm.evaluation.results import SCHEMA, ResultFile
 from mathllm.evaluation.run import draw
 from mathllm.solving import Solver
 from mathllm.solving.attempts import BrokenSampleError
@@ -44,7 +44,7 @@ def written(tmp_path, tokenizer, problems):
 
 
 def test_a_row_for_each_sample_and_what_it_was_made_with(written, problems):
-    found, rows = read_results(written)
+    found, rows = RESULTS.read(written)
     assert found == header(problems, top_p=0.9)
     assert dict(rows.schema) == SCHEMA
     assert rows["id"].to_list() == [i for i in problems.rows["id"] for _ in range(3)]
@@ -60,7 +60,7 @@ def test_a_row_for_each_sample_and_what_it_was_made_with(written, problems):
         assert row["supervision_steps"] == 2
         assert 0 < row["entropy"] < 1
     assert 0 < rows["right"].sum() < 30
-    assert HEADER in pl.read_parquet_metadata(written)  # any reader of parquet shows it
+    assert RESULTS.key in pl.read_parquet_metadata(written)  # any reader of parquet shows it
 
 
 @pytest.mark.process
@@ -73,12 +73,12 @@ def test_a_killed_evaluation_goes_on_with_the_same_rows(tmp_path):
     for rows in (8, 8):
         died = subprocess.run([*command, str(rows)], cwd=TESTS)
         assert died.returncode == -signal.SIGKILL
-        saved.append(len(read_results(tmp_path / "scripted.parquet")[1]))
+        saved.append(len(RESULTS.read(tmp_path / "scripted.parquet")[1]))
     assert 0 < saved[0] < saved[1] < len(whole)
     assert all(count % 3 == 0 for count in saved)  # whole problems
     resumed = killed_evaluation.run(tmp_path).rows
     assert_frame_equal(resumed.drop("seconds"), whole.drop("seconds"))
-    assert_frame_equal(read_results(tmp_path / "scripted.parquet")[1], resumed)
+    assert_frame_equal(RESULTS.read(tmp_path / "scripted.parquet")[1], resumed)
 
 
 def test_problems_that_are_done_are_not_asked_again(written, tokenizer, problems):
@@ -140,7 +140,7 @@ def test_a_batch_that_broke_is_not_kept_and_the_ones_before_are(tmp_path, tokeni
         ResultFile(path, header(problems), problems.rows["id"]) as file,
     ):
         draw(solver, problems.rows, file, batch_rows=6)
-    assert len(read_results(path)[1]) == 18
+    assert len(RESULTS.read(path)[1]) == 18
 
 
 @pytest.mark.parametrize(
@@ -151,18 +151,18 @@ def test_a_batch_that_broke_is_not_kept_and_the_ones_before_are(tmp_path, tokeni
         (lambda p: os.truncate(p, 500), "cannot be read"),
         (lambda p: pl.DataFrame({"a": [1]}).write_parquet(p), "no result file"),
         (
-            lambda p: pl.read_parquet(p).write_parquet(p, metadata={HEADER: '{"version": 2}'}),
+            lambda p: pl.read_parquet(p).write_parquet(p, metadata={RESULTS.key: '{"version": 2}'}),
             "format version 2 and this program writes 1",
         ),
         (
-            lambda p: pl.read_parquet(p).write_parquet(p, metadata={HEADER: '{"version": 1}'}),
+            lambda p: pl.read_parquet(p).write_parquet(p, metadata={RESULTS.key: '{"version": 1}'}),
             "cannot be read",
         ),
         (
             lambda p: (
                 pl.read_parquet(p)
                 .drop("seed")
-                .write_parquet(p, metadata={HEADER: pl.read_parquet_metadata(p)[HEADER]})
+                .write_parquet(p, metadata={RESULTS.key: pl.read_parquet_metadata(p)[RESULTS.key]})
             ),
             "column 'seed' is None, expected Int64",
         ),
@@ -171,28 +171,28 @@ def test_a_batch_that_broke_is_not_kept_and_the_ones_before_are(tmp_path, tokeni
 def test_what_is_no_result_file_is_refused_by_name(written, spoil, named):
     spoil(written)
     with pytest.raises(ResultsError, match=named) as fault:
-        read_results(written)
+        RESULTS.read(written)
     assert str(written) in str(fault.value)
 
 
 def test_a_file_from_before_a_column_was_written_is_read_without_it(written):
-    found, rows = read_results(written)
-    metadata = {HEADER: pl.read_parquet_metadata(written)[HEADER]}
-    pl.read_parquet(written).drop(LATER).write_parquet(written, metadata=metadata)
-    old, without = read_results(written)
+    found, rows = RESULTS.read(written)
+    metadata = {RESULTS.key: pl.read_parquet_metadata(written)[RESULTS.key]}
+    pl.read_parquet(written).drop(RESULTS.later).write_parquet(written, metadata=metadata)
+    old, without = RESULTS.read(written)
     assert old == found
-    assert_frame_equal(without.drop(LATER), rows.drop(LATER))
-    assert without.select(pl.col(LATER).is_null().all()).row(0) == (True,) * len(LATER)
+    assert_frame_equal(without.drop(RESULTS.later), rows.drop(RESULTS.later))
+    assert all(without[name].is_null().all() for name in RESULTS.later)
 
 
 def test_a_file_is_the_old_one_or_the_new_one(written, monkeypatch):
-    found, rows = read_results(written)
+    found, rows = RESULTS.read(written)
 
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(pl.DataFrame, "write_parquet", full)
     with pytest.raises(OSError, match="No space"):
-        write_results(written, found, rows.head(3))
+        RESULTS.write(written, found, rows.head(3))
     monkeypatch.undo()
-    assert len(read_results(written)[1]) == 30
+    assert len(RESULTS.read(written)[1]) == 30

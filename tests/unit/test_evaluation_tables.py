@@ -26,7 +26,7 @@ from mathllm.evaluation.figures import (
 )
 from mathllm.evaluation.groups import read_depths
 from mathllm.evaluation.rendering import answers_html, formula_html, row_text, text_html
-from mathllm.evaluation.results import SCHEMA, ResultFile, write_results
+from mathllm.evaluation.results import RESULTS, SCHEMA, ResultFile
 from mathllm.evaluation.run import draw
 from mathllm.evaluation.statistics import wilson
 from mathllm.evaluation.tables import depth_curve, problem_times
@@ -173,15 +173,15 @@ def test_depths_are_read_from_files_that_differ_in_nothing_else(depths, tmp_path
     problems, paths = make_problems(), []
     for steps, rows in depths.items():
         paths.append(tmp_path / f"{steps}.parquet")
-        write_results(paths[-1], header(problems, supervision_steps=steps, seed=0), rows)
+        RESULTS.write(paths[-1], header(problems, supervision_steps=steps, seed=0), rows)
     assert list(read_depths(paths[::-1])) == [1, 2, 4]
-    write_results(paths[0], header(problems, supervision_steps=1, seed=1), depths[1])
+    RESULTS.write(paths[0], header(problems, supervision_steps=1, seed=1), depths[1])
     with pytest.raises(ResultsError, match="seed"):
         read_depths(paths)
-    write_results(paths[0], header(problems), depths[1])
+    RESULTS.write(paths[0], header(problems), depths[1])
     with pytest.raises(ResultsError, match="supervision_steps None"):
         read_depths(paths)
-    write_results(paths[0], header(problems, supervision_steps=2, seed=0), depths[1])
+    RESULTS.write(paths[0], header(problems, supervision_steps=2, seed=0), depths[1])
     with pytest.raises(ResultsError, match="supervision_steps 2: give one file"):
         read_depths(paths)
 

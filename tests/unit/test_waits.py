@@ -173,8 +173,8 @@ ENDS = {
         engines/exchange.py Exchange.abort: self._socket.shutdown
         engines/flight.py Flight._join: lanes.join
         engines/server.py Server.last_lines: file.read
-        solving/records.py write_attempts: rows.select
         solving/race.py race.begin: news.put
+        solving/records.py AttemptsFile.__init__: ATTEMPTS.read
         sandbox/channel.py Channel._receive: select.poll
         sandbox/channel.py Channel.answered: self._iopub.connect
         sandbox/channel.py Channel.answered: self._shell.connect

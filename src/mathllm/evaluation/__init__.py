@@ -14,8 +14,7 @@ _HOMES = {
     "evaluate": "evaluation.run",
     "grade": "answers.equivalent",
     "load_set": "evaluation.sets",
-    "read_results": "evaluation.results",
-    "write_results": "evaluation.results",
+    "RESULTS": "evaluation.results",
 }
 __all__ = list(_HOMES)
 

@@ -9,11 +9,10 @@ import polars as pl
 
 from mathllm.answers.reading import integer_value
 from mathllm.errors import ParameterError, ResultsError
-from mathllm.evaluation.results import HEADER as RESULTS
-from mathllm.evaluation.results import read_results
+from mathllm.evaluation.results import RESULTS
 from mathllm.settings import CURRENT
 from mathllm.solving.race import Drawn
-from mathllm.solving.records import Rules, read_attempts
+from mathllm.solving.records import ATTEMPTS, Rules
 from mathllm.solving.voting import Ballot
 from mathllm.wording import brief, shown
 
@@ -64,10 +63,10 @@ def read_drawn(
 
 def _read(path: Path, truth: Mapping[str, int]) -> tuple[Rules, list[Problem]]:
     if _is_results(path):
-        header, rows = read_results(path)
+        header, rows = RESULTS.read(path)
         samples = int(header.settings.get("n_samples", 1))
         return Rules(n_samples=samples), _of_results(rows)
-    rules, rows = read_attempts(path)
+    rules, rows = ATTEMPTS.read(path)
     columns = ("mean_entropy", "tail_entropy", "confidence", "group_entropy")
     ordered = rows.sort("place", "sample")
     grouped: dict[str, list[Drawn]] = {}
@@ -86,7 +85,7 @@ def _read(path: Path, truth: Mapping[str, int]) -> tuple[Rules, list[Problem]]:
 
 def _is_results(path: Path) -> bool:
     try:
-        return path.is_file() and RESULTS in pl.read_parquet_metadata(path)
+        return path.is_file() and RESULTS.key in pl.read_parquet_metadata(path)
     except (pl.exceptions.PolarsError, OSError) as fault:
         raise ResultsError(
             f"{path} cannot be read ({brief(fault, 200)}): give a parquet file of attempts"

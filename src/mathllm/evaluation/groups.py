@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 
 from mathllm.errors import ParameterError, ResultsError
-from mathllm.evaluation.results import STEPS, Header, read_results
+from mathllm.evaluation.results import RESULTS, STEPS, Header
 from mathllm.wording import shown
 
 SUFFIX = ".parquet"
@@ -62,7 +62,7 @@ def read_depths(paths: Sequence[Path]) -> dict[int, pl.DataFrame]:
 
     Raises ResultsError where they do differ, naming what.
     """
-    read = {path: read_results(path) for path in paths}
+    read = {path: RESULTS.read(path) for path in paths}
     found: dict[int, pl.DataFrame] = {}
     for path, (header, rows) in read.items():
         steps = header.settings.get(STEPS)
@@ -97,7 +97,7 @@ def _files(given: Sequence[Path]) -> list[Path]:
 
 
 def _read(path: Path) -> tuple[Header, pl.DataFrame]:
-    header, rows = read_results(path)
+    header, rows = RESULTS.read(path)
     if rows.is_empty():
         raise ResultsError(f"{path} has no rows: evaluate again, at least one problem")
     return header, rows

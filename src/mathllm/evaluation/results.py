@@ -1,10 +1,5 @@
-"""Results as files: parquet, a row for each sample, and what they were made with.
+"""Results as files: parquet, a row for each sample, and what they were made with."""
 
-The header is JSON under the key HEADER of the file's own metadata, so that any reader of
-parquet shows it and no second file can get lost.
-"""
-
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -15,11 +10,9 @@ from typing import Any
 import polars as pl
 
 from mathllm.errors import ResultsError
-from mathllm.files import parse_json, sync
-from mathllm.wording import brief, shown
+from mathllm.table_files import TableFormat
+from mathllm.wording import shown
 
-HEADER = "mathllm_results"
-VERSION = 1
 STEPS = "supervision_steps"  # in a header's settings
 TOO_LONG = "prompt"  # finish reason of a problem that was cut to fit the engine's positions
 SAVE_SECONDS = 20.0  # between two writings of a growing file: a kill costs no more than that
@@ -51,7 +44,6 @@ SCHEMA = {
     "calls": pl.Int64,
     "group_entropy": pl.Float64,
 }
-LATER = ("tail_entropy", "calls", "group_entropy")  # null in files from before they were written
 
 
 @dataclass(frozen=True)
@@ -82,46 +74,16 @@ class Header:
         return flat | dict(settings) | {"problems": problems}  # what explains most comes first
 
 
-def write_results(path: Path, header: Header, rows: pl.DataFrame) -> None:
-    """The whole file, or the one that was there before: never a part of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    text = json.dumps({"version": VERSION, **asdict(header)}, ensure_ascii=False)
-    rows.select(*SCHEMA).write_parquet(part, metadata={HEADER: text})
-    sync(part)
-    part.replace(path)
-    sync(path.parent)
-
-
-def read_results(path: Path) -> tuple[Header, pl.DataFrame]:
-    """Header and rows. Raises ResultsError for a file that is missing, damaged, no result file,
-    or of another version."""
-    mend = "evaluate again into another folder, or remove the file"
-    if not path.is_file():
-        raise ResultsError(f"{path} does not exist: give a file that the evaluation wrote")
-    try:
-        text = pl.read_parquet_metadata(path).get(HEADER)
-        if text is None:
-            raise ResultsError(f"{path} is no result file (it has no {HEADER!r}): {mend}")
-        given = parse_json(text)
-        if (version := given.pop("version", None)) != VERSION:
-            raise ResultsError(
-                f"{path} has format version {shown(version)} and this program writes {VERSION}: "
-                f"{mend}"
-            )
-        header = Header(**given)
-        rows = pl.read_parquet(path)
-        absent = [name for name in LATER if name not in rows.columns]
-        rows = rows.with_columns(pl.lit(None, SCHEMA[name]).alias(name) for name in absent)
-    except (pl.exceptions.PolarsError, OSError, ValueError, TypeError, AttributeError) as fault:
-        reason = brief(fault, 200) or type(fault).__name__
-        raise ResultsError(f"{path} cannot be read ({reason}): {mend}") from fault
-    if (found := dict(rows.schema)) != SCHEMA:
-        odd = next(n for n in [*SCHEMA, *found] if found.get(n) != SCHEMA.get(n))
-        raise ResultsError(
-            f"{path}: column {shown(odd)} is {found.get(odd)}, expected {SCHEMA.get(odd)}: {mend}"
-        )
-    return header, rows
+RESULTS = TableFormat(
+    "mathllm_results",
+    version=1,
+    header=Header,
+    schema=SCHEMA,
+    kind="result file, as the evaluation writes it",
+    mend="evaluate again into another folder, or remove the file",
+    # null in files from before they were written
+    later=("tail_entropy", "calls", "group_entropy"),
+)
 
 
 class ResultFile:
@@ -146,7 +108,7 @@ class ResultFile:
         self._every = every_seconds
         self._rows = pl.DataFrame(schema=SCHEMA)
         if resume and path.is_file():
-            there, self._rows = read_results(path)
+            there, self._rows = RESULTS.read(path)
             if odd := header.differences(there):
                 name, ours, theirs = odd[0]
                 what = (
@@ -179,7 +141,7 @@ class ResultFile:
 
     def save(self) -> None:
         """Write what there is."""
-        write_results(self.path, self.header, self.rows)
+        RESULTS.write(self.path, self.header, self.rows)
         self._last = time.monotonic()
 
     def __enter__(self) -> "ResultFile":

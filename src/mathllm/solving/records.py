@@ -1,12 +1,11 @@
 """A run's attempts as a file beside its journal: parquet, a row for each.
 
 `build.py replay` plays rules to stop, to vote and to share time over them. The rules that they were
-drawn by are JSON under the key HEADER of the file's own metadata.
+drawn by are the file's header.
 """
 
-import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,16 +13,13 @@ from typing import Any
 
 import polars as pl
 
-from mathllm.errors import ParameterError, ResultsError
-from mathllm.files import parse_json, sync
+from mathllm.errors import ResultsError
 from mathllm.solving.attempts import Attempt
 from mathllm.solving.budget import Budget
 from mathllm.solving.solution import SolverSettings
-from mathllm.wording import brief, shown
+from mathllm.table_files import TableFormat
 
 NAME = "attempts.parquet"
-HEADER = "mathllm_attempts"
-VERSION = 1
 # Seconds count from when the problem was asked. `problem` is a digest of its text, `place` counts
 # the run's problems from 0. `answer` is null without one; `arrival` is when it was first put to
 # the vote. Entropies are nats a token (see measures), `end` is the finish reason.
@@ -98,6 +94,16 @@ class Rules:
         return min((limit for limit in (self.parallel, self.sessions) if limit), default=0)
 
 
+ATTEMPTS = TableFormat(
+    "mathllm_attempts",
+    version=1,
+    header=Rules,
+    schema=SCHEMA,
+    kind=f"file of attempts, {NAME}",
+    mend="give one that a kernel of this version wrote beside its journal",
+)
+
+
 def row_of(name: str, digest: str, place: int, sample: int, attempt: Attempt) -> dict[str, Any]:
     """One attempt's."""
     first = (seconds for seconds, answer in attempt.boxes if answer == attempt.answer)
@@ -129,7 +135,7 @@ class AttemptsFile:
         self._rows = pl.DataFrame(schema=SCHEMA)
         if resume:
             with suppress(ResultsError):  # damaged, or never written
-                self._rows = read_attempts(path)[1]
+                self._rows = ATTEMPTS.read(path)[1]
 
     def add(self, name: str, digest: str, attempts: Sequence[Attempt]) -> None:
         """All attempts at the next problem."""
@@ -137,40 +143,4 @@ class AttemptsFile:
         place = 0 if last is None else last + 1
         rows = [row_of(name, digest, place, n, attempt) for n, attempt in enumerate(attempts)]
         self._rows = pl.concat([self._rows, pl.DataFrame(rows, schema=SCHEMA)])
-        write_attempts(self.path, self.rules, self._rows)
-
-
-def write_attempts(path: Path, rules: Rules, rows: pl.DataFrame) -> None:
-    """The whole file, or the one that was there before."""
-    part = path.with_name(f".{path.name}.part")
-    text = json.dumps({"version": VERSION, **vars(rules)})
-    try:
-        rows.select(*SCHEMA).write_parquet(part, metadata={HEADER: text})
-    except pl.exceptions.PolarsError as fault:
-        raise OSError(f"{path} cannot be written: {brief(fault, 200)}") from fault
-    sync(part)
-    part.replace(path)
-
-
-def read_attempts(path: Path) -> tuple[Rules, pl.DataFrame]:
-    """Rules and rows. Raises ResultsError for a file that is missing, damaged, or another's."""
-    mend = f"give an {NAME} that a kernel of this version wrote beside its journal"
-    if not path.is_file():
-        raise ResultsError(f"{path} does not exist: {mend}")
-    try:
-        text = pl.read_parquet_metadata(path).get(HEADER)
-        if text is None:
-            raise ResultsError(f"{path} has no {HEADER!r}, it is no file of attempts: {mend}")
-        given = parse_json(text)
-        if not isinstance(given, Mapping) or given.pop("version", None) != VERSION:
-            raise ResultsError(f"{path} has another format version than {VERSION}: {mend}")
-        rules = Rules(**given)
-        rows = pl.read_parquet(path)
-    except (pl.exceptions.PolarsError, OSError, ValueError, TypeError, ParameterError) as fault:
-        raise ResultsError(f"{path} cannot be read ({brief(fault, 200)}): {mend}") from fault
-    if (found := dict(rows.schema)) != SCHEMA:
-        odd = next(n for n in [*SCHEMA, *found] if found.get(n) != SCHEMA.get(n))
-        raise ResultsError(
-            f"{path}: column {shown(odd)} is {found.get(odd)}, expected {SCHEMA.get(odd)}: {mend}"
-        )
-    return rules, rows
+        ATTEMPTS.write(self.path, self.rules, self._rows)
