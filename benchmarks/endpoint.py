@@ -5,10 +5,10 @@ The server is kept as the kernel keeps it (started, warmed up, started again). W
     votes       --problems of GSM8K's test set with --samples samples each, a vote, --kernels
                 sandboxed kernels for programs; with --kill the server is killed in the middle
                 of the middle problem
-    greedy      the same problems with one greedy sample through the solver, one after another,
-                against the same drawn directly, eight at a time, as the evaluation draws: a server
-                rounds otherwise in other batches, so that of two tokens as likely another is taken;
-                by how much the first differing tokens differed is told
+    greedy      the same problems with one greedy sample through eight solvers, against the same
+                drawn directly, eight at a time, as the evaluation draws: a server rounds otherwise
+                in other batches, so that of two tokens as likely another is taken; by how much the
+                first differing tokens differed is told
 
 An affected problem is one of whose samples some were lost, or which was answered without the
 server. "Right" is the share of right answers, with Wilson's interval.
@@ -24,6 +24,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ from mathllm.solving.loading import load_endpoint
 
 POSITIONS = 2048
 SECONDS = 600.0  # of a problem
-AT_ONCE = 8  # problems that are drawn directly side by side, as an evaluation does
+AT_ONCE = 8  # greedy samples side by side
 
 
 def arguments_of(words: list[str] | None = None) -> argparse.Namespace:
@@ -106,10 +107,15 @@ def main() -> int:
 
 
 def solved(
-    solver: Solver, problems: list[tuple[str, str]], before: Callable[[int], None]
+    solver: Solver,
+    problems: list[tuple[str, str]],
+    numbers: range,
+    before: Callable[[int], None] = lambda _: None,
 ) -> list[Solution]:
+    """These of the problems, one after another."""
     solutions = []
-    for number, (problem, truth) in enumerate(problems):
+    for number in numbers:
+        problem, truth = problems[number]
         before(number)
         solution = solver.solve(f"gsm8k-{number}", problem, SECONDS)
         solutions.append(solution)
@@ -137,7 +143,7 @@ def votes(
             threading.Timer(2.0, lambda: killed.append(kill_server(options.server))).start()
 
     try:
-        solutions = solved(solver, problems, before)
+        solutions = solved(solver, problems, range(len(problems)), before)
     finally:
         if solver.tools is not None:
             solver.tools.close()
@@ -173,8 +179,15 @@ def greedy(
 ) -> dict[str, Any]:
     """One greedy sample of each through the solver, and drawn directly."""
     settings = SolverSettings(1, options.tokens, temperature=0.0)
-    solver = load_endpoint(settings, replace(engine, tool_kernels=0), strict=False)
-    ours = [one.attempts[0] for one in solved(solver, problems, lambda _: None)]
+    solvers = [
+        load_endpoint(settings, replace(engine, tool_kernels=0), strict=False)
+        for _ in range(AT_ONCE)
+    ]
+    shares = [range(first, len(problems), AT_ONCE) for first in range(AT_ONCE)]
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        strands = list(pool.map(lambda s, share: solved(s, problems, share), solvers, shares))
+    ours = [strands[n % AT_ONCE][n // AT_ONCE].attempts[0] for n in range(len(problems))]
+    solver = solvers[0]
     asked = [solver.asked(f"gsm8k-{n}", problem) for n, (problem, _) in enumerate(problems)]
     direct = [
         one for n in range(0, len(asked), AT_ONCE) for one in drawn(solver, asked[n:][:AT_ONCE])
