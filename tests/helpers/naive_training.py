@@ -4,7 +4,8 @@ Independent of the trainer: whole logits, one backward pass over a sum of micro-
 AdamW and the moving average written out.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -12,8 +13,8 @@ from torch import Tensor
 
 from mathllm.tokens.batches import IGNORED, collate
 from mathllm.tokens.rows import TokenSet
+from mathllm.training.averages import cosine_with_warmup
 from mathllm.training.config import TrainConfig
-from mathllm.training.trainer import cosine_with_warmup
 from mathllm.trm import RecursiveLM
 
 
@@ -29,45 +30,67 @@ def recursed(model: RecursiveLM, state: dict, y: Tensor, z: Tensor, graded_from:
 
 
 def naive_training(
-    model: RecursiveLM, data: TokenSet, groups: Sequence[Sequence], config: TrainConfig
+    model: RecursiveLM,
+    data: TokenSet,
+    groups: Sequence[Sequence],
+    config: TrainConfig,
+    passes: Sequence[int] = (),
+    label: Callable[[int, int, int], int] = lambda *_: 0,
 ) -> tuple[list[float], list[float], list[Tensor]]:
-    """Loss and gradient norm of every step, and the averaged weights at the end."""
+    """Loss and gradient norm of every optimizer step, and the averaged weights at the end.
+
+    `passes`: supervision steps of each group, by default N_sup. `label(group, step, row)` says
+    which step's labels a row has; 0: its own.
+    """
     parameters = [p for _, p in model.trm_parameters()]
     average = [p.detach().clone() for p in parameters]
     first = [torch.zeros_like(p) for p in parameters]
     second = [torch.zeros_like(p) for p in parameters]
-    step, steps = 0, model.config.N_sup * len(groups)
+    nominal = math.ceil(model.config.N_sup / config.window)
+    step, steps = 0, nominal * len(groups)
     losses, norms = [], []
-    for group in groups:
+    for number, group in enumerate(groups):
         states = []
         for rows in group:
             ids, mask, labels = collate([data[int(i)] for i in rows], 0)
             x, rotary, attend = model.encode(ids, mask)
-            states.append({"x": x, "rotary": rotary, "attend": attend, "labels": labels})
+            y, z = model.initial(x)
+            states.append({"x": x, "y": y, "z": z, "rotary": rotary, "attend": attend})
+            states[-1] |= {"labels": labels, "rows": [int(i) for i in rows]}
         count = sum(int((s["labels"] != IGNORED).sum()) for s in states)
-        for supervision in range(model.config.N_sup):
+        whole = passes[number] if passes else model.config.N_sup
+        for begun in range(0, whole, config.window):
+            window = range(begun, min(begun + config.window, whole))
             answer = total = torch.zeros((), dtype=torch.float64)
             for state in states:
-                graded_from = model.config.T - 1
-                if supervision == 0:
-                    y, z = model.initial(state["x"])
-                    graded_from = 0 if model.config.learn_initial_state else graded_from
-                else:
-                    y, z = state["y"], state["z"]
-                y, z = recursed(model, state, y, z, graded_from)
-                logits, keep = model.head(y), state["labels"] != IGNORED
-                loss = F.cross_entropy(logits[keep], state["labels"][keep], reduction="sum")
-                right = (logits.argmax(-1) == state["labels"])[keep].double()
-                q = model.halting(y.detach()).squeeze(-1)[keep].sigmoid()
-                bce = -(right * q.log() + (1 - right) * (1 - q).log()).sum()
-                answer = answer + loss / count
-                total = total + (loss + config.halting_weight * bce) / count
-                state["y"], state["z"] = y.detach(), z.detach()
+                own = state["labels"]
+                for supervision in window:
+                    graded_from = model.config.T - 1
+                    if config.window > 1 or (supervision == 0 and model.config.learn_initial_state):
+                        graded_from = 0
+                    y, z = recursed(model, state, state["y"], state["z"], graded_from)
+                    state["y"], state["z"] = y, z
+                    logits, keep = model.head(y), own != IGNORED
+                    labels = own.clone()
+                    for place, row in enumerate(state["rows"]):
+                        if which := label(number, supervision + 1, row):
+                            labels[place][own[place] != IGNORED] = torch.tensor(
+                                data[row].steps[which - 1].tolist()
+                            )
+                    loss = F.cross_entropy(logits[keep], labels[keep], reduction="sum")
+                    stands = (logits.argmax(-1) == own)[keep].double()
+                    q = model.halting(y.detach()).squeeze(-1)[keep].sigmoid()
+                    bce = -(stands * q.log() + (1 - stands) * (1 - q).log()).sum()
+                    answer = answer + loss / count / len(window)
+                    total = total + (loss + config.halting_weight * bce) / count / len(window)
             gradients = torch.autograd.grad(
                 total, parameters, allow_unused=True, materialize_grads=True
             )
+            for state in states:
+                state["y"], state["z"] = state["y"].detach(), state["z"].detach()
             norm = torch.sqrt(sum((g**2).sum() for g in gradients)).item()
-            lr = config.lr * cosine_with_warmup(step, steps, config.warmup_steps)
+            place = number * nominal + begun * nominal // whole
+            lr = config.lr * cosine_with_warmup(place, steps, config.warmup_steps)
             step += 1
             with torch.no_grad():
                 for p, g, m, v, a in zip(

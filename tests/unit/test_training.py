@@ -11,11 +11,11 @@ from helpers.training import metrics, token_set
 from mathllm.errors import ParameterError, TrainingError
 from mathllm.tokens.batches import IGNORED, collate, plan_batches, rank_share
 from mathllm.tokens.rows import Example, TokenSet
+from mathllm.training.averages import EMA, cosine_with_warmup
 from mathllm.training.config import Compute, Saving, TrainConfig
 from mathllm.training.held_out import held_out_loss
 from mathllm.training.run import Outcome, train
-from mathllm.training.supervision import head_backward
-from mathllm.training.trainer import EMA, cosine_with_warmup
+from mathllm.training.supervision import head_gradient
 from mathllm.trm import RecursiveLM, TRMConfig, load_checkpoint
 
 FLOAT64 = {"rel": 1e-9, "abs": 1e-12}
@@ -28,7 +28,8 @@ def test_losses_and_gradients_of_the_head_are_those_of_every_label_on_its_own():
     x, rotary, attend = model.encode(ids, mask)
     y = model.network(x, rotary, attend).detach().requires_grad_()
     config = TrainConfig(halting_weight=0.25)
-    sums = head_backward(model, y, labels, config, chunk=3, scale=0.5)
+    sums, answers, gradient = head_gradient(model, y, labels, labels, config, chunk=3, scale=0.5)
+    answers.backward(gradient)
     names, parameters = zip(*model.trm_parameters(), strict=True)
     ours = [y.grad, *[p.grad for p in parameters]]
 
@@ -64,8 +65,8 @@ def test_rows_are_done_when_every_label_is_right():
         labels[row] = torch.where(labels[row] == IGNORED, IGNORED, predicted[row])
     keep = labels != IGNORED
     expected = [r for r in range(6) if bool((predicted == labels)[r][keep[r]].all())]
-    sums = head_backward(model, y, labels, TrainConfig(), chunk=1024, scale=1.0)
-    assert sums.done == expected
+    sums, _, _ = head_gradient(model, y, labels, labels, TrainConfig(), chunk=1024, scale=1.0)
+    assert sums.done == sums.right_rows == expected
     assert {1, 4} <= set(expected) < set(range(6))
 
 

@@ -117,16 +117,16 @@ def test_activations_are_what_autograd_keeps(dtype, mixer, groups):
     assert expected == pytest.approx(kept, rel=0.15)
 
 
-def peak_bytes(model: RecursiveLM, compute: Compute, batch: int) -> int:
+def peak_bytes(model: RecursiveLM, compute: Compute, batch: int, window: int = 1) -> int:
     """The most that torch held at once in two optimizer steps of two micro-batches each."""
     vocab, rows, length = model.config.vocab_size, 4, batch // 4
     ids = torch.randint(1, vocab, (2 * rows, length)).tolist()
     data = TokenSet.of([Example(row, length // 4) for row in ids])
-    config = TrainConfig(batch=batch, gradient_accumulation=2)
+    config = TrainConfig(batch=batch, gradient_accumulation=2, window=window)
     held = sum(p.numel() * p.element_size() for p in model.parameters())
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
         trainer = Trainer(model, data, 0, config, compute, Alone(torch.device("cpu")))
-        assert trainer.groups == 1
+        assert trainer.curriculum.groups == 1
         for _ in range(2):
             trainer.advance()
     events = [e for e in seen.profiler.kineto_results.events() if e.name() == "[memory]"]
@@ -158,6 +158,17 @@ def test_the_estimate_is_what_whole_steps_take(backbone, trm, compute):
     seen = peak_bytes(RecursiveLM(model, config), Compute(**settings), batch=512)
     said = estimate(model.config, config, 512, 2, "fp32", **settings)
     # On a CPU the micro-batch at work has its states but once, the other one's wait.
+    assert said.total + said.total_host // 2 == pytest.approx(seen, rel=0.15)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("T", "window"), [(1, 2), (2, 3)])
+def test_the_estimate_counts_the_steps_of_a_window(T, window):
+    model = make_backbone(**(WIDE | {"vocab_size": 500}))
+    config = TRMConfig.for_backbone(model.config, n=1, T=T, N_sup=2 * window)
+    compute = Compute(precision="fp32", logits_chunk=64)
+    seen = peak_bytes(RecursiveLM(model, config), compute, 512, window)
+    said = estimate(model.config, config, 512, 2, "fp32", "fp32", 64, window=window)
     assert said.total + said.total_host // 2 == pytest.approx(seen, rel=0.15)
 
 

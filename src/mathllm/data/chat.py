@@ -153,9 +153,19 @@ def encode(
 ) -> list[Example]:
     """Training examples. Prompt and solution are tokenised apart, as in decoding."""
     prompts = [prompt_text(tokenizer, p) for p in problems]
-    answers = [s + END_OF_TURN for s in solutions]
+    heads, tails = _tokenised(tokenizer, prompts), solution_ids(tokenizer, solutions)
+    return [Example(h + t, len(h)) for h, t in zip(heads, tails, strict=True)]
+
+
+def solution_ids(tokenizer: "PreTrainedTokenizerBase", solutions: list[str]) -> list[list[int]]:
+    """The labels of solutions: their tokens, and the end of the turn."""
+    return _tokenised(tokenizer, [solution + END_OF_TURN for solution in solutions])
+
+
+def _tokenised(tokenizer: "PreTrainedTokenizerBase", texts: list[str]) -> list[list[int]]:
+    if not texts:
+        return []
     # Not verbose: what is too long is the token store's to drop and to count. Making the
     # attention masks, which nobody reads, would take a sixth of the time.
     options = {"add_special_tokens": False, "return_attention_mask": False, "verbose": False}
-    heads, tails = (tokenizer(texts, **options)["input_ids"] for texts in (prompts, answers))
-    return [Example(h + t, len(h)) for h, t in zip(heads, tails, strict=True)]
+    return tokenizer(texts, **options)["input_ids"]

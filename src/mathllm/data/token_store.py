@@ -1,7 +1,9 @@
 """Tokenised rows on disk, made once, named after everything that shaped them.
 
 <folder>/<key>/tokens.bin       int32, the rows' tokens one after another
-               rows.parquet     id, length and prompt length of each row, in tokens
+               steps.bin        int32, their labels by supervision step, where they have some
+               rows.parquet     of each row: id; length and prompt length, in tokens; depth (steps
+                                with labels) and hops
                description.json format, key, what was dropped, sums of the files
 """
 
@@ -21,15 +23,17 @@ from transformers import PreTrainedTokenizerBase
 
 from mathllm.data.chat import END_OF_TURN, SYSTEM_PROMPT, encode
 from mathllm.data.staging import locked, publish, staging
+from mathllm.data.step_labels import with_steps
 from mathllm.data.tables import reason
 from mathllm.errors import DataError
 from mathllm.files import digest, is_full
-from mathllm.tokens.rows import Example, TokenSet
+from mathllm.tokens.rows import Example, StepLabels, TokenSet
 
-FORMAT = 1  # part of every key: a new format never reads an old cache
+FORMAT = 2  # part of every key: a new format never reads an old cache
 ROWS_AT_ONCE = 2_048  # enough to keep all cores of the tokenizer busy, few enough for memory
 COLUMNS = ("id", "problem", "solution")
-TOKENS, ROWS, DESCRIPTION = "tokens.bin", "rows.parquet", "description.json"
+BY_STEP = {"steps": pl.List(pl.String), "hops": pl.Int64}
+TOKENS, STEPS, ROWS, DESCRIPTION = "tokens.bin", "steps.bin", "rows.parquet", "description.json"
 
 
 def open_tokens(folder: Path) -> TokenSet:
@@ -44,12 +48,9 @@ def open_tokens(folder: Path) -> TokenSet:
         for name, expected in described["sums"].items():
             if digest(folder / name) != expected:
                 raise DataError(f"{name} is not the file that was written")
-        rows = pl.read_parquet(folder / ROWS, columns=["length", "prompt"])
-        tokens = (
-            np.memmap(folder / TOKENS, dtype=np.int32, mode="r")
-            if len(rows)
-            else np.empty(0, dtype=np.int32)
-        )
+        rows = pl.read_parquet(folder / ROWS, columns=["length", "prompt", "depth", "hops"])
+        tokens, labels = (_mapped(folder / name) for name in (TOKENS, STEPS))
+        by_step = StepLabels(labels, rows["depth"].to_numpy(), rows["hops"].to_numpy())
     except (
         *(OSError, ValueError, KeyError, TypeError),
         *(pl.exceptions.PolarsError, DataError),
@@ -65,7 +66,14 @@ def open_tokens(folder: Path) -> TokenSet:
         described["key"],
         described["report"],
         folder,
+        by_step,
     )
+
+
+def _mapped(path: Path) -> np.ndarray:
+    if not path.stat().st_size:  # nothing of no length can be mapped
+        return np.empty(0, dtype=np.int32)
+    return np.memmap(path, dtype=np.int32, mode="r")
 
 
 def save_tokens(data: TokenSet, folder: Path) -> Path:
@@ -86,6 +94,12 @@ def _sum_of(described: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
+ROW_TYPES = {
+    "id": pl.String,
+    **dict.fromkeys(("length", "prompt", "depth", "hops"), pl.Int32),
+}
+
+
 class _Writer:
     """A set that is being put together in a staging folder."""
 
@@ -93,29 +107,37 @@ class _Writer:
         self.staged = staged
         self.set = staged / "set"
         self.set.mkdir()
-        self.file = (self.set / TOKENS).open("wb")
-        self.rows: dict[str, list] = {"id": [], "length": [], "prompt": []}
+        self.files = {name: (self.set / name).open("wb") for name in (TOKENS, STEPS)}
+        self.rows: dict[str, list] = {name: [] for name in ROW_TYPES}
         self.share = 0.0  # of the rows to come, how much was added; 0: not known
 
     def add(self, ids: Sequence[str], examples: Sequence[Example]) -> None:
         """Append rows."""
         for example in examples:
-            self.file.write(np.asarray(example.tokens, dtype=np.int32).tobytes())
+            self.files[TOKENS].write(np.asarray(example.tokens, dtype=np.int32).tobytes())
+        by_step = StepLabels.of(examples)
+        self.files[STEPS].write(by_step.labels.tobytes())
         self.rows["id"] += ids
         self.rows["length"] += [len(e.tokens) for e in examples]
         self.rows["prompt"] += [e.prompt for e in examples]
+        self.rows["depth"] += by_step.depths.tolist()
+        self.rows["hops"] += by_step.hops.tolist()
 
     def publish(self, place: Path, report: Mapping[str, int]) -> None:
         """Make the rows the set at `place`, which is named after its key."""
-        self.file.close()
-        types = {"id": pl.String, "length": pl.Int32, "prompt": pl.Int32}
-        pl.DataFrame(self.rows, schema=types).write_parquet(self.set / ROWS)
-        sums = {name: digest(self.set / name) for name in (TOKENS, ROWS)}
+        self.close()
+        pl.DataFrame(self.rows, schema=ROW_TYPES).write_parquet(self.set / ROWS)
+        sums = {name: digest(self.set / name) for name in (TOKENS, STEPS, ROWS)}
         described = {"format": FORMAT, "key": place.name, "report": dict(report), "sums": sums}
         described["sum"] = _sum_of(described)
         text = json.dumps(described, indent=1) + "\n"
         (self.set / DESCRIPTION).write_text(text, encoding="utf-8")
         publish(self.set, place)
+
+    def close(self) -> None:
+        """All that was added is in the files."""
+        for file in self.files.values():
+            file.close()
 
     def needed(self) -> str:
         """The bytes that the work wants on the disk, as far as that can be told."""
@@ -142,7 +164,7 @@ def _writing(folder: Path) -> Iterator[_Writer]:
             finally:
                 needed = writer.needed()
                 with contextlib.suppress(OSError):  # flushes; full, it fails as the write did
-                    writer.file.close()
+                    writer.close()
     except (OSError, pl.exceptions.PolarsError) as fault:
         if not is_full(fault):
             raise DataError(
@@ -163,15 +185,19 @@ def prepare(
     max_length: int,
     key_parts: Mapping[str, Any] | None = None,
     progress: bool = True,
+    aligned: bool = True,
 ) -> TokenSet:
     """Tokenise the rows (id, problem, solution) into folder/<key>, or find them there.
+
+    Columns `steps` and `hops`, where there are, become labels by supervision step: `with_steps`
+    says how, and what `aligned` is.
 
     The key is a digest of the rows' own text, the tokenizer, the chat around them and
     `max_length` (and `key_parts`, for what a caller wants told apart), so that nothing
     stale is ever reused. Rows with more tokens than `max_length`, and rows without text,
     are dropped and counted, never cut. Memory stays bounded: rows stream through a file
-    beside the cache. Raises DataError for a missing column, a full disk, and when no row
-    is left.
+    beside the cache. Raises DataError for a missing column, a full disk, steps that cannot be
+    labels, and when no row is left.
     """
     folder = Path(folder)
     names = frame.collect_schema().names()
@@ -180,18 +206,25 @@ def prepare(
     with _writing(folder) as writer:
         spooled = writer.staged / "text.parquet"
         # The pipeline runs once, streaming; its result is read twice, for the key and for good.
-        frame.select(pl.col(name).cast(pl.String) for name in COLUMNS).sink_parquet(spooled)
-        key = _key(spooled, tokenizer, max_length, key_parts or {})
+        frame.select(
+            *(pl.col(name).cast(pl.String) for name in COLUMNS),
+            *(
+                (pl.col(name) if name in names else pl.lit(None)).cast(type_).alias(name)
+                for name, type_ in BY_STEP.items()
+            ),
+        ).sink_parquet(spooled)
+        parts = {"caller": dict(key_parts or {}), "max_length": max_length, "aligned": aligned}
+        key = _key(spooled, tokenizer, parts)
         if (found := _found(folder / key, writer.staged)) is not None:
             return found
         report = {"read": 0, "kept": 0, "without text": 0, "prompt too long": 0, "too long": 0}
         total = pq.ParquetFile(spooled).metadata.num_rows
         with tqdm(total=total, desc="tokenising", unit="row", disable=not progress) as bar:
-            for ids, problems, solutions in _batches(spooled):
-                kept = _tokenised(tokenizer, ids, problems, solutions, max_length, report)
+            for batch in _batches(spooled):
+                kept = _tokenised(tokenizer, batch, max_length, aligned, report)
                 writer.share = report["read"] / total
                 writer.add(*kept)
-                bar.update(len(ids))
+                bar.update(len(batch["id"]))
         if not report["kept"]:
             raise DataError(_nothing_left(report, max_length))
         writer.publish(folder / key, report)
@@ -215,14 +248,12 @@ def _found(place: Path, staged: Path) -> TokenSet | None:
             return None
 
 
-def _batches(spooled: Path) -> Iterator[tuple[list[str], list[str | None], list[str | None]]]:
+def _batches(spooled: Path) -> Iterator[dict[str, list[Any]]]:
     for batch in pq.ParquetFile(spooled).iter_batches(ROWS_AT_ONCE):
-        yield tuple(batch.column(name).to_pylist() for name in COLUMNS)
+        yield batch.to_pydict()
 
 
-def _key(
-    spooled: Path, tokenizer: PreTrainedTokenizerBase, max_length: int, key_parts: Mapping[str, Any]
-) -> str:
+def _key(spooled: Path, tokenizer: PreTrainedTokenizerBase, parts: Mapping[str, Any]) -> str:
     backend = json.loads(tokenizer.backend_tokenizer.to_str())
     settings = {
         "format": FORMAT,
@@ -231,42 +262,39 @@ def _key(
         "template": tokenizer.chat_template,
         "system": SYSTEM_PROMPT,
         "end": END_OF_TURN,
-        "max_length": max_length,
-        "caller": dict(key_parts),
+        **parts,
     }
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    for columns in _batches(spooled):
-        for values in columns:
-            texts = ["" if value is None else value for value in values]
+    for batch in _batches(spooled):
+        for name in COLUMNS:
+            texts = ["" if value is None else value for value in batch[name]]
             # Lengths too, so that no two ways to cut the same characters are alike.
             key.update(np.array([len(text) for text in texts]).tobytes())
             key.update("".join(texts).encode("utf-8", "surrogatepass"))
+        key.update(json.dumps([batch[name] for name in BY_STEP]).encode())
     return key.hexdigest()[:16]
 
 
 def _tokenised(
     tokenizer: PreTrainedTokenizerBase,
-    ids: Sequence[str],
-    problems: Sequence[str | None],
-    solutions: Sequence[str | None],
+    batch: Mapping[str, Sequence[Any]],
     max_length: int,
+    aligned: bool,
     report: dict[str, int],
 ) -> tuple[list[str], list[Example]]:
     """Ids and examples of the rows that stay; counts the others by reason."""
-    whole = [
-        (i, p, s)
-        for i, p, s in zip(ids, problems, solutions, strict=True)
-        if p and p.strip() and s and s.strip()
-    ]
-    examples = encode(tokenizer, [p for _, p, _ in whole], [s for _, _, s in whole])
+    rows = zip(*(batch[name] for name in (*COLUMNS, *BY_STEP)), strict=True)
+    whole = [row for row in rows if row[1] and row[1].strip() and row[2] and row[2].strip()]
+    examples = encode(tokenizer, [row[1] for row in whole], [row[2] for row in whole])
     stay = [place for place, e in enumerate(examples) if len(e.tokens) <= max_length]
-    report["read"] += len(ids)
+    report["read"] += len(batch["id"])
     report["kept"] += len(stay)
-    report["without text"] += len(ids) - len(whole)
+    report["without text"] += len(batch["id"]) - len(whole)
     prompt_too_long = sum(e.prompt >= max_length for e in examples)
     report["prompt too long"] += prompt_too_long
     report["too long"] += len(whole) - len(stay) - prompt_too_long
-    return [whole[place][0] for place in stay], [examples[place] for place in stay]
+    ids, _, _, steps, hops = ([whole[place][n] for place in stay] for n in range(5))
+    return ids, with_steps(tokenizer, ids, [examples[n] for n in stay], steps, hops, aligned)
 
 
 def _nothing_left(report: Mapping[str, int], max_length: int) -> str:

@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from mathllm.tokens.rows import Example
+from mathllm.tokens.rows import IGNORED, Example
 
-IGNORED = -100  # the label that cross_entropy skips
+NO_LABEL = -1  # in place of a supervision step
 
 
 def plan_batches(
@@ -57,11 +57,14 @@ def rank_share(
     ]
 
 
-def collate(examples: Sequence[Example], padding: int) -> tuple[torch.Tensor, ...]:
+def collate(
+    examples: Sequence[Example], padding: int, steps: Sequence[int] | None = None
+) -> tuple[torch.Tensor, ...]:
     """input_ids, attention_mask, labels, all [B, S], padded on the right.
 
     labels[b, t] is the token that position t must predict (input_ids[b, t + 1]), or
-    IGNORED where that token is prompt or padding.
+    IGNORED where that token is prompt or padding; with `steps`, one a row, what supervision
+    step steps[b] has in its place, or no label at all for NO_LABEL.
     """
     longest = max(len(e.tokens) for e in examples)
     shape = (len(examples), longest)
@@ -72,7 +75,9 @@ def collate(examples: Sequence[Example], padding: int) -> tuple[torch.Tensor, ..
         length = len(example.tokens)
         input_ids[row, :length] = example.tokens
         attention_mask[row, :length] = 1
-        labels[row, example.prompt - 1 : length - 1] = example.tokens[example.prompt :]
+        step = 0 if steps is None else steps[row]
+        if step != NO_LABEL:
+            labels[row, example.prompt - 1 : length - 1] = example.labels(step)
     return tuple(torch.from_numpy(part) for part in (input_ids, attention_mask, labels))
 
 

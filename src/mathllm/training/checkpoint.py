@@ -29,7 +29,7 @@ from mathllm.wording import brief, shown
 if TYPE_CHECKING:
     from mathllm.training.trainer import Trainer
 
-FORMAT = 1
+FORMAT = 2
 FOLDER = "checkpoints"
 DESCRIPTION = "state.json"
 
@@ -224,7 +224,10 @@ class Checkpoints:
         self.trainer.load(found.step, found.tensors, found.rest)
         saved = [found.micro_batch(index) for index in self._places()]
         self.trainer.micro_batches = [_micro_batch(tensors) for tensors in saved if tensors]
-        tqdm.write(f"going on from {found.folder}: step {found.step:,} of {self.trainer.steps:,}")
+        tqdm.write(
+            f"going on from {found.folder}: step {found.step:,}, "
+            f"{self.trainer.place / self.trainer.steps:.0%} of the run"
+        )
         return found.rest["metrics_bytes"] if source == self.folder else 0
 
     def _places(self) -> range:
@@ -245,7 +248,7 @@ class Checkpoints:
             prune(self.folder, self.saving.keep)
             staging.mkdir(parents=True)
         trainer.processes.wait_for_everyone()
-        if trainer.step % trainer.model.config.N_sup:  # between groups nothing is under way
+        if trainer.under_way:
             for index, batch in zip(self._places(), trainer.micro_batches, strict=True):
                 write_tensors(staging, micro_batch_name(index), _tensors(batch))
         if main:

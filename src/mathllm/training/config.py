@@ -4,6 +4,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mathllm.errors import ParameterError
+from mathllm.wording import shown
+
+WINDOW = 8  # supervision steps at most that a gradient goes through
 
 
 def _positive(owner: object, *names: str) -> None:
@@ -17,7 +20,12 @@ def _positive(owner: object, *names: str) -> None:
 class TrainConfig:
     """What shapes the weights that come out; a resumed run must have the same.
 
-    Steps are optimizer steps: N_sup for each group of micro-batches.
+    Steps are optimizer steps: for each group of micro-batches one for each supervision step, or
+    one for each `window` of them. With targets "steps" each supervision step has labels of its
+    own, in phases (mathllm.training.curriculum): `forced` is how deep the first goes, `beyond` how
+    many steps more than the hops may be taken in the second, `gate` the share of right rows from
+    which on it gets harder, `patience` how many groups a stage may take, and with `answer_phase`
+    the last has no labels but the answer's.
     """
 
     epochs: int = 1
@@ -31,10 +39,26 @@ class TrainConfig:
     ema_decay: float = 0.999
     halting_weight: float = 0.5  # of the halting head's loss, as the paper's code weighs it
     replace_halted: bool = False  # rows that are all right make room for fresh ones
+    window: int = 1  # supervision steps that a gradient goes through; 1: one, as in the paper
+    targets: Literal["same", "steps"] = "same"
+    forced: int = 0
+    beyond: int = 3
+    gate: float = 0.9
+    patience: int = 2_000
+    answer_phase: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
         _positive(self, "epochs", "batch", "gradient_accumulation", "lr", "clip")
+        _positive(self, "beyond", "patience")
+        if not 1 <= self.window <= WINDOW:
+            raise ParameterError(f"window is {self.window}: it must be from 1 to {WINDOW}")
+        if self.targets not in ("same", "steps"):
+            raise ParameterError(f"targets is {shown(self.targets)}: it must be 'same' or 'steps'")
+        if not 0 < self.gate <= 1:
+            raise ParameterError(f"gate is {self.gate}: it must be over 0 and at most 1")
+        if self.forced < 0:
+            raise ParameterError(f"forced is {self.forced}: it must be 0 or more")
 
 
 @dataclass(frozen=True)

@@ -109,6 +109,7 @@ def load_for_training(
         precision,
         compute.logits_chunk,
         compute.activation_checkpointing,
+        run.config.window,
     )
     show(f"effective depth {trm.effective_depth} layers, {precision}, backbone {frozen}")
     # On a CPU the states that wait share the memory with all the rest.

@@ -35,6 +35,7 @@ class Settings:
     precision: str
     logits_chunk: int
     activation_checkpointing: bool
+    window: int
 
 
 @dataclass(frozen=True)
@@ -114,12 +115,14 @@ def _encoding(s: Settings) -> dict[str, int]:
 
 
 def _recursion(s: Settings) -> dict[str, int]:
-    """One supervision step: everything the backward pass needs, and one chunk of logits."""
+    """A window of supervision steps: everything the backward pass needs, and a chunk of logits."""
     trm, element = s.trm, FLOAT32 if s.precision == "fp32" else 2
     state = s.batch * trm.hidden_size * FLOAT32
     layer = s.batch * layer_activations(trm, element)
-    # An initial state that is learnt needs gradient through all T recursions at first.
-    calls = (trm.n + 1) * (trm.T if trm.learn_initial_state else 1)
+    # An initial state that is learnt needs gradient through all T recursions at first, and steps
+    # that one gradient goes through need it always.
+    whole = trm.learn_initial_state or s.window > 1
+    calls = (trm.n + 1) * (trm.T if whole else 1) * s.window
     kept = calls * trm.layers * layer
     if s.activation_checkpointing:  # inputs of each f, and the inside of one
         kept = calls * state + trm.layers * layer
@@ -168,8 +171,9 @@ def estimate(
     precision: str = "bf16",
     logits_chunk: int = 1024,
     activation_checkpointing: bool = False,
+    window: int = 1,
 ) -> Memory:
-    """Memory of a training step; `batch` in tokens, padding counted.
+    """Memory of a training step of `window` supervision steps; `batch` in tokens with padding.
 
     `backbone` is the backbone's config. Approximate: within 15 % of what torch allocates in
     whole steps on a CPU (tests/unit/test_training_memory.py). Attention is taken to be fused:
@@ -192,6 +196,7 @@ def estimate(
             precision,
             logits_chunk,
             activation_checkpointing,
+            window,
         )
     )
 

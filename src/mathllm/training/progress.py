@@ -37,7 +37,7 @@ class Progress:
         trainer = self.trainer
         self.bar = tqdm(
             total=trainer.steps,
-            initial=trainer.step,
+            initial=trainer.place,
             desc="training",
             unit="step",
             disable=not self.main,
@@ -71,13 +71,23 @@ class Progress:
         row["memory"] = memory(self.trainer.processes.device)
         if row["supervision_step"] == 1:
             self.losses = []
-        self.losses.append(row["loss"])
+        self.losses += row["losses"]
+        if row["said"] and self.main:
+            tqdm.write(row["said"])
         if self.main:
             self._write(row)
-        self.bar.update()
+        self.bar.update(self.trainer.place - self.bar.n)
         self.bar.set_postfix_str(
-            f"loss {self.losses[0]:.3f} → {self.losses[-1]:.3f}, {row['right']:.1%} right, "
+            f"{self._stage(row)}loss {self.losses[0]:.3f} → {self.losses[-1]:.3f}, "
+            f"{row['right']:.1%} right, "
             f"{row['tokens_per_second']:,.0f} tokens/s ({row['label_share']:.0%} labels), "
             f"{row['memory'] / 2**30:.1f} GiB",
             refresh=False,
         )
+
+    def _stage(self, row: dict[str, Any]) -> str:
+        """Where a curriculum stands: its stage, and how far its gate is from opening."""
+        if row["stage"] == "same":
+            return ""
+        gate = self.trainer.config.gate
+        return f"{row['stage']}, {row['accuracy']:.1%} of {gate:.0%} rows right, "

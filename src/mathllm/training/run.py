@@ -75,7 +75,7 @@ class Stopping:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: after `step` of `steps`, and why, if before the last."""
+    """How a run ended: how far it was, of `steps`, and why, if before the last."""
 
     step: int
     steps: int
@@ -114,9 +114,9 @@ def train(
     with Stopping(60 * saving.time_limit) as stopping:
         offset = checkpoints.resume()
         with Progress(output / "metrics.jsonl", trainer, offset) as progress:
-            while trainer.step < trainer.steps and not reason:
+            while not (trainer.over or reason):
                 row = trainer.advance()
-                last = trainer.step == trainer.steps
+                last = trainer.over
                 if held_out is not None and (last or _due(trainer, saving)):
                     measured = trainer.held_out_loss(held_out)
                     row["held_out_loss"], row["backbone_loss"] = measured
@@ -129,7 +129,7 @@ def train(
                 checkpoints.save(progress.offset, now=bool(reason) or last)
     trainer.ema.apply()
     model.eval()
-    return Outcome(trainer.step, trainer.steps, "" if trainer.step == trainer.steps else reason)
+    return Outcome(trainer.place, trainer.steps, "" if trainer.over else reason)
 
 
 def _due(trainer: Trainer, saving: Saving) -> bool:

@@ -1,6 +1,6 @@
-"""Rows in the middle of deep supervision: their states, and one supervision step over them."""
+"""Rows in the middle of deep supervision: their states, and supervision steps over them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,12 +37,16 @@ class MicroBatch:
 
 @dataclass
 class Sums:
-    """Over label tokens: losses in nats, tokens that were right. `done`: rows all right."""
+    """Over the label tokens of a supervision step: losses in nats, tokens that were right.
+
+    `right_rows`: places of rows whose labels were all right. `done`: of those whose own were.
+    """
 
     answer_loss: float
     halting_loss: float
     right: float
     labels: int
+    right_rows: list[int]
     done: list[int]
 
 
@@ -60,43 +64,60 @@ def labels_of(data: TokenSet, batch: MicroBatch) -> int:
     return int((data.lengths[batch.rows] - data.prompts[batch.rows]).sum())
 
 
-def head_backward(
-    model: RecursiveLM, y: Tensor, labels: Tensor, config: TrainConfig, chunk: int, scale: float
-) -> Sums:
-    """Losses of y [B, S, D] against labels [B, S], and their gradient, times `scale`.
+def head_gradient(
+    model: RecursiveLM,
+    y: Tensor,
+    labels: Tensor,
+    own: Tensor,
+    config: TrainConfig,
+    chunk: int,
+    scale: float,
+) -> tuple[Sums, Tensor, Tensor]:
+    """Losses of y [B, S, D] against labels [B, S] of a step, the rows' `own` [B, S] beside them.
 
-    The head sees label positions only, `chunk` at a time, each chunk's backward pass right
-    after its forward: one chunk of logits [chunk, V] is all that ever exists. The halting
-    head learns whether the argmax token is right, by binary cross-entropy. It reads y
-    without shaping it: on a backbone that is nearly always right its gradient, through f,
-    is the larger one by far and spoils the answers.
+    Gives also the states y [labels, D] that the losses look at, and their gradient, times
+    `scale`; the head's own gradients are added up here. The head sees label positions only,
+    `chunk` at a time, each chunk's backward pass right after its forward: one chunk of logits
+    [chunk, V] is all that ever exists. The halting head learns whether the argmax token is the
+    row's own, by binary cross-entropy. It reads y without shaping it: on a backbone that is
+    nearly always right its gradient, through f, is the larger one by far and spoils the answers.
     """
     keep = labels != IGNORED
-    answers, targets = y[keep], labels[keep]  # [labels, D], [labels]
+    answers, targets, final = y[keep], labels[keep], own[keep]  # [labels, D], [labels], [labels]
     leaf = answers.detach().requires_grad_()
+    leaf.grad = torch.zeros_like(leaf)
     totals = torch.zeros(2, device=y.device, dtype=torch.promote_types(y.dtype, torch.float32))
-    right = torch.empty(len(targets), dtype=torch.bool, device=y.device)
+    guesses = torch.empty_like(targets)
     for part in torch.arange(len(targets), device=y.device).split(chunk):
         logits = model.head(leaf[part])
         logits = logits.to(totals.dtype)  # 16 bits are too few
-        right[part] = logits.argmax(dim=-1) == targets[part]
+        guesses[part] = logits.argmax(dim=-1)
         answer_loss = F.cross_entropy(logits, targets[part], reduction="sum")
         halting_loss = F.binary_cross_entropy_with_logits(
             model.halting_logit(leaf.detach()[part]).to(totals.dtype),
-            right[part].to(totals.dtype),
+            (guesses[part] == final[part]).to(totals.dtype),
             reduction="sum",
         )
         ((answer_loss + config.halting_weight * halting_loss) * scale).backward()
         totals += torch.stack([answer_loss.detach(), halting_loss.detach()])
-    answers.backward(leaf.grad)
-    row = keep.nonzero()[:, 0]
-    wrong = torch.zeros(len(labels), device=y.device).index_add_(0, row, (~right).float())
-    return Sums(
+    row, rows = keep.nonzero()[:, 0], len(labels)
+    right = guesses == targets
+    sums = Sums(
         *totals.tolist(),
         right=right.sum().item(),
         labels=len(targets),
-        done=(wrong == 0).nonzero()[:, 0].tolist(),
+        right_rows=_whole(row, right, rows),
+        done=_whole(row, guesses == final, rows),
     )
+    return sums, answers, leaf.grad
+
+
+def _whole(row: Tensor, right: Tensor, rows: int) -> list[int]:
+    """Of `rows` rows those that have tokens, `row` [tokens], and all of them `right` [tokens]."""
+    count, wrong = torch.zeros(2, rows, device=row.device)
+    count.index_add_(0, row, torch.ones_like(right, dtype=count.dtype))
+    wrong.index_add_(0, row, (~right).to(wrong.dtype))
+    return ((wrong == 0) & (count > 0)).nonzero()[:, 0].tolist()
 
 
 def recursed(model: RecursiveLM, rotary: Rotary, attend: Attend, compute: Compute) -> Recursed:
@@ -116,11 +137,17 @@ def supervise(
     compute: Compute,
     autocast: torch.dtype | None,
     scale: float,
-) -> Sums:
-    """One supervision step over the rows: gradients are added up, y and z go on detached."""
+    steps: int = 1,
+    targets: Callable[[Sequence[int], Sequence[int]], list[int]] = lambda rows, _: [0] * len(rows),
+) -> list[Sums]:
+    """`steps` supervision steps over the rows, with gradient through all of them.
+
+    `targets` says which step's labels the rows have after so many steps. Gradients are added
+    up, y and z go on detached.
+    """
     device = model.halting.weight.device
-    _, attention_mask, labels = collate([data[i] for i in batch.rows], padding)
-    attention_mask, labels = attention_mask.to(device), labels.to(device)
+    examples = [data[i] for i in batch.rows]
+    _, attention_mask, own = (part.to(device) for part in collate(examples, padding))
     x, y, z = (state.to(device) for state in (batch.x, batch.y, batch.z))
     fresh = torch.tensor([age == 0 for age in batch.ages], device=device)[:, None, None]
     full_gradient = model.config.learn_initial_state and 0 in batch.ages
@@ -129,14 +156,26 @@ def supervise(
             torch.where(fresh, start, state)
             for start, state in zip(model.initial(x), (y, z), strict=True)
         )
+    # The gradient passes from step to step only where it goes through all T recursions.
+    whole = full_gradient or config.window > 1
     attend = causal_attention(attention_mask)
+    found, ends, gradients = [], [], []
     with torch.autocast(device.type, autocast, enabled=autocast is not None):
         f = recursed(model, model.rotary(x, positions(attention_mask)), attend, compute)
-        y, z = deep_recursion(f, x, y, z, model.config.n, model.config.T, full_gradient)
-        sums = head_backward(model, y, labels, config, compute.logits_chunk, scale)
+        for _ in range(steps):
+            taught = targets(batch.rows, batch.ages)
+            labels = collate(examples, padding, taught)[2].to(device) if any(taught) else own
+            y, z = deep_recursion(f, x, y, z, model.config.n, model.config.T, whole)
+            sums, answers, gradient = head_gradient(
+                model, y, labels, own, config, compute.logits_chunk, scale
+            )
+            found.append(sums)
+            ends.append(answers)
+            gradients.append(gradient)
+            batch.ages = [age + 1 for age in batch.ages]
+        torch.autograd.backward(ends, gradients)
     batch.y, batch.z = y.detach().cpu(), z.detach().cpu()
-    batch.ages = [age + 1 for age in batch.ages]
-    return sums
+    return found
 
 
 def replace(
@@ -150,7 +189,7 @@ def replace(
 ) -> None:
     """Fresh rows of like length, none longer than S, in the places `done`.
 
-    `by_length` holds the token set's rows in ascending order of length. A fresh row is an
+    `by_length` holds the rows to draw from in ascending order of length. A fresh row is an
     extra draw, random in `seed` alone: it keeps its own turn in the epoch, so that nothing
     has to be remembered. It gets the supervision steps that its micro-batch has left.
     """

@@ -5,10 +5,7 @@ A group of micro-batches goes through N_sup supervision steps together. Each ste
 gradients of all micro-batches up, over all processes, and then moves the weights once.
 """
 
-import math
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -17,60 +14,16 @@ import torch
 from torch import Tensor
 
 from mathllm.errors import ParameterError, TrainingError
-from mathllm.tokens.batches import plan_batches, rank_share
+from mathllm.tokens.batches import plan_batches
 from mathllm.tokens.rows import TokenSet
+from mathllm.training.averages import EMA, cosine_with_warmup
 from mathllm.training.config import Compute, TrainConfig
+from mathllm.training.curriculum import Curriculum
 from mathllm.training.held_out import loss_sums
 from mathllm.training.processes import Processes
 from mathllm.training.supervision import MicroBatch, begin, labels_of, replace, supervise
 from mathllm.trm import RecursiveLM
 from mathllm.trm.backbone import autocast_dtype
-
-
-class EMA:
-    """Moving averages of `parameters` (arXiv 2510.04871, section 4.7).
-
-    `apply` puts the averages in their place.
-    """
-
-    def __init__(self, parameters: Iterable[Tensor], decay: float) -> None:
-        self.parameters = list(parameters)
-        self.averages = [p.detach().clone() for p in self.parameters]
-        self.decay = decay
-        self.updates = 0
-
-    @torch.no_grad()
-    def update(self) -> None:
-        """averages ← d · averages + (1 − d) · parameters.
-
-        d rises to `decay` as (1 + t) / (10 + t): a short run would else end at its start.
-        """
-        self.updates += 1
-        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        torch._foreach_lerp_(self.averages, self.parameters, 1 - decay)
-
-    @torch.no_grad()
-    def apply(self) -> None:
-        """Put the averages in the parameters' place, for good."""
-        torch._foreach_copy_(self.parameters, self.averages)
-
-    @contextmanager
-    def in_place(self) -> Iterator[None]:
-        """The averages in the parameters' place while the context lasts."""
-        trained = [p.detach().clone() for p in self.parameters]
-        self.apply()
-        try:
-            yield
-        finally:
-            with torch.no_grad():
-                torch._foreach_copy_(self.parameters, trained)
-
-
-def cosine_with_warmup(step: int, steps: int, warmup: int) -> float:
-    """Factor of the peak rate: linear to 1 over `warmup`, then half a cosine to 0."""
-    if step < warmup:
-        return (step + 1) / warmup
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, steps - warmup))))
 
 
 class Trainer:
@@ -102,13 +55,11 @@ class Trainer:
             processes.device.type, enabled=self.autocast is torch.float16
         )
         self.ema = EMA(self.parameters, config.ema_decay)
-        self.by_length = np.argsort(data.lengths, kind="stable")
+        self.curriculum = Curriculum(data, config, model.config.N_sup, processes)
         self.step = 0
         self.micro_batches: list[MicroBatch] = []
-        self._epoch = -1
-        self._share: list[list[np.ndarray]] = []
-        self.groups = len(self.share(0))
-        self.steps = config.epochs * self.groups * model.config.N_sup
+        self.group_steps = -(-model.config.N_sup // config.window)
+        self.steps = config.epochs * self.curriculum.groups * self.group_steps
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -122,34 +73,40 @@ class Trainer:
             "data": self.data.key,
         }
 
-    def share(self, epoch: int) -> list[list[np.ndarray]]:
-        """This process's micro-batches of the epoch, group by group."""
-        if epoch != self._epoch:
-            plan = plan_batches(self.data.lengths, self.config.batch, self.config.seed, epoch)
-            self._share = rank_share(
-                plan,
-                self.processes.process_index,
-                self.processes.num_processes,
-                self.config.gradient_accumulation,
-            )
-            self._epoch = epoch
-        return self._share
+    @property
+    def over(self) -> bool:
+        """Whether the last step is done."""
+        return self.curriculum.over
+
+    @property
+    def under_way(self) -> bool:
+        """Whether rows are in the middle of their supervision steps."""
+        return self.curriculum.passed < self.curriculum.passes
+
+    @property
+    def place(self) -> int:
+        """How far the run is, of `steps`; optimizer steps, where all groups have N_sup steps."""
+        order = self.curriculum
+        part = order.passed * self.group_steps // order.passes if self.under_way else 0
+        return order.group * self.group_steps + part
 
     def advance(self) -> dict[str, Any]:
         """One optimizer step; returns its row of the metrics.
 
         Raises TrainingError, before the weights move, when the loss is no number.
         """
-        began = time.perf_counter()
-        group, supervision = divmod(self.step, self.model.config.N_sup)
-        epoch, place = divmod(group, self.groups)
-        if supervision == 0:
-            rows = self.share(epoch)[place]
+        began, order = time.perf_counter(), self.curriculum
+        if not self.under_way:
+            rows = order.begin()
             self.micro_batches = [begin(self.model, self.data, r, self.padding) for r in rows]
+        group, epoch, stage, first = order.group, order.epoch, str(order.stage), order.passed + 1
+        count = min(self.config.window, order.passes - order.passed)
         labels = self._total([float(sum(labels_of(self.data, b) for b in self.micro_batches))])[0]
-        scale = self.scaler.get_scale() / labels
+        scale = self.scaler.get_scale() / labels / count
         done = []
-        sums = np.zeros(5)  # answer loss, halting loss, right labels, tokens, places
+        # Of each supervision step: answer loss, halting loss, right labels, labels.
+        sums = np.zeros((count, 4))
+        sizes = np.zeros(4)  # tokens, places; rows that the gate looks at, right ones among them
         for batch in self.micro_batches:
             got = supervise(
                 self.model,
@@ -160,34 +117,49 @@ class Trainer:
                 self.compute,
                 self.autocast,
                 scale,
+                count,
+                order.targets,
             )
-            tokens = self.data.lengths[batch.rows].sum()
-            places = batch.x.shape[0] * batch.x.shape[1]
-            sums += [got.answer_loss, got.halting_loss, got.right, tokens, places]
-            done.append(got.done)
-        answer, halting, right, tokens, places = self._total(sums.tolist())
-        if not math.isfinite(answer + halting):
-            raise TrainingError(self._no_number(supervision))
+            sums += [[s.answer_loss, s.halting_loss, s.right, s.labels] for s in got]
+            judged = order.judged(batch.rows, batch.ages)
+            right_rows = len(set(judged) & set(got[-1].right_rows))
+            tokens, places = self.data.lengths[batch.rows].sum(), batch.x.shape[:2].numel()
+            sizes += [tokens, places, len(judged), right_rows]
+            done.append(got[-1].done)
+        totals = self._total([*sums.ravel().tolist(), *sizes.tolist()])
+        tokens, places, judged, right_rows = totals[-4:]
+        sums = np.reshape(totals[:-4], sums.shape)
+        if not np.isfinite(sums).all():
+            raise TrainingError(self._no_number(first))
         norm = self._move()
         self.step += 1
-        replaced = 0
-        if self.config.replace_halted and self.step % self.model.config.N_sup:
+        order.passed += count
+        replaced, said = 0, ""
+        if not self.under_way:
+            said = order.end(right_rows, judged)
+        elif self.config.replace_halted:
             replaced = self._replace(done)
         seconds = time.perf_counter() - began
+        taught = np.maximum(sums[:, 3], 1)
+        losses, halting, right = (sums[:, :3] / taught[:, None]).T.tolist()
         return {
             "step": self.step,
             "epoch": epoch,
             "group": group,
-            "supervision_step": supervision + 1,
-            "loss": answer / labels,
-            "halting_loss": halting / labels,
-            "right": right / labels,
+            "supervision_step": first,
+            "loss": sum(losses) / count,
+            "halting_loss": sum(halting) / count,
+            "right": sum(right) / count,
             "gradient_norm": norm,
             "lr": self.optimizer.param_groups[0]["lr"],
             "replaced": replaced,
             "label_share": labels / places,
-            "labels_per_second": labels / seconds,
-            "tokens_per_second": tokens / seconds,
+            "labels_per_second": labels * count / seconds,
+            "tokens_per_second": tokens * count / seconds,
+            "stage": stage,
+            "accuracy": order.accuracy,
+            "losses": losses,
+            "said": said,
         }
 
     def _move(self) -> float:
@@ -199,7 +171,7 @@ class Trainer:
                 parameter.grad = self.processes.reduce(parameter.grad, "sum")
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.lr * cosine_with_warmup(
-                self.step, self.steps, self.config.warmup_steps
+                self.place, self.steps, self.config.warmup_steps
             )
         self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip)
@@ -215,7 +187,8 @@ class Trainer:
         first = self.processes.process_index * self.config.gradient_accumulation
         for index, (batch, places) in enumerate(zip(self.micro_batches, done, strict=True)):
             seed = (self.config.seed, self.step, first + index)
-            replace(self.model, self.data, self.by_length, batch, places, self.padding, seed)
+            rows = self.curriculum.eligible
+            replace(self.model, self.data, rows, batch, places, self.padding, seed)
         return sum(map(len, done))
 
     def _total(self, values: list[float]) -> list[float]:
@@ -225,10 +198,10 @@ class Trainer:
         on_device = torch.tensor(values, dtype=torch.float64, device=self.processes.device)
         return self.processes.reduce(on_device, "sum").tolist()
 
-    def _no_number(self, supervision: int) -> str:
+    def _no_number(self, first: int) -> str:
         rows = [row for batch in self.micro_batches for row in batch.rows]
         return (
-            f"the loss is no number in step {self.step + 1} (supervision step {supervision + 1}), "
+            f"the loss is no number in step {self.step + 1} (supervision step {first}), "
             f"on training rows {', '.join(map(str, rows[:8]))}{' …' if len(rows) > 8 else ''} of "
             f"{len(self.data):,}\nthe weights before it are in the last checkpoint: lower lr "
             f"({self.config.lr}), or use precision 'bf16' or 'fp32'"
@@ -256,7 +229,11 @@ class Trainer:
 
     def rest(self) -> dict[str, Any]:
         """What is no tensor, as JSON."""
-        return {"averages": self.ema.updates, "scaler": self.scaler.state_dict()}
+        return {
+            "averages": self.ema.updates,
+            "scaler": self.scaler.state_dict(),
+            "curriculum": self.curriculum.state(),
+        }
 
     @torch.no_grad()
     def load(self, step: int, tensors: dict[str, Tensor], rest: dict[str, Any]) -> None:
@@ -278,6 +255,7 @@ class Trainer:
         self.step = step
         self.ema.updates = rest["averages"]
         self.scaler.load_state_dict(rest["scaler"])
+        self.curriculum.load(rest["curriculum"])
 
     def held_out_loss(self, held_out: TokenSet) -> tuple[float, float]:
         """Of the averaged weights and of the backbone, shared out over the processes."""
