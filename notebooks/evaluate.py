@@ -39,13 +39,13 @@ sys.path.insert(0, next(str(p.parents[1]) for p in found if p.is_file()))
 weights: str = ""  # folder with backbone/ and trm/, or a dataset; empty: the default
 output_dir: str = "runs/evaluate"  # folder: gets trm.parquet, backbone.parquet, metrics.json
 resume: bool = True  # go on from the files in output_dir; False: begin anew
-dataset: str = "arithmetic"  # arithmetic (generated), gsm8k, math, math500, numina, aimo, file
+dataset: str = "arithmetic"  # or chains (generated too), gsm8k, math, math500, numina, aimo, file
 data_path: str = ""  # file, folder or glob of the data; empty: Kaggle's inputs, then the hub
 columns: str = ""  # of dataset file, as "problem: question, answer: result"
 split: str = "test"  # train, test, or held_out: what training with these filters kept apart
 num_samples: int = 450  # problems, drawn with the seed; 0: all
 offset: int = 0  # rows to leave out at the beginning
-families: str = ""  # of arithmetic, names with commas between, as "add,gcd"; empty: all
+families: str = ""  # of what is generated, with commas between, as "add,gcd"; empty: all
 difficulties: str = "1,2,3"  # of arithmetic: 1 (operands to 12), 2 (two digits), 3 (three digits)
 sources: str = ""  # numina's sources to keep, with commas between; empty: all
 levels: str = ""  # to keep, with commas; empty: all

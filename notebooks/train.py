@@ -38,12 +38,12 @@ sys.path.insert(0, next(str(p.parents[1]) for p in found if p.is_file()))
 
 # %% tags=["parameters"]
 weights: str = ""  # folder with backbone/, or a dataset; empty: the default
-dataset: str = "arithmetic"  # arithmetic (generated), gsm8k, math, numina, or file
+dataset: str = "arithmetic"  # arithmetic, chains (generated), gsm8k, math, numina, or file
 data_path: str = ""  # file, folder or glob of the data; empty: Kaggle's inputs, then the hub
 columns: str = ""  # of dataset file, as "problem: question, solution: answer"
 sources: str = ""  # numina's sources to keep, with commas between; empty: all
-levels: str = ""  # to keep, with commas; arithmetic has 1 (to 12), 2, 3 (three digits); empty: all
-subjects: str = ""  # MATH's subjects to keep, or arithmetic's families; empty: all
+levels: str = ""  # to keep, with commas: MATH's, arithmetic's 1 to 3, or chains' hops; empty: all
+subjects: str = ""  # MATH's subjects to keep, or families of what is generated; empty: all
 integer_answers: bool = False  # keep only rows whose answer is an integer in 0…99999
 num_samples: int = 2500  # training rows; 0: all
 offset: int = 0  # rows to leave out at the beginning
@@ -60,6 +60,13 @@ batch: int = 6_000  # tokens a micro-batch, padding counted
 gradient_accumulation: int = 1  # micro-batches an optimizer step, on each process
 lr: float = 1e-4  # peak learning rate of AdamW
 replace_halted: bool = False  # rows that are all right make room for fresh ones
+targets: str = "same"  # of the supervision steps: "same", or "steps" (each its own, as chains have)
+window: int = 1  # supervision steps that one gradient goes through, up to 8; 1: as in the paper
+forced: int = 0  # with targets by step: depth to force first, a step more each time a gate opens
+beyond: int = 3  # with targets by step: supervision steps beyond the hops, at most
+gate: float = 0.9  # with targets by step: share of right rows at which it gets deeper
+patience: int = 2_000  # with targets by step: groups after which a gate is given up
+answer_phase: bool = False  # with targets by step: at last only the answer is taught
 precision: str = "auto"  # fp32, bf16, fp16; auto: what the device does best
 backbone_precision: str = "auto"  # also int8 or nf4, with bitsandbytes installed
 logits_chunk: int = 1024  # label positions whose logits exist at once
@@ -91,9 +98,16 @@ from mathllm.metrics import record
 from mathllm.parameters import check_parameters, parse_list, parse_mapping
 from mathllm.paths import input_root, locate, locate_weights
 from mathllm.training.config import Compute, Saving, TrainConfig
-from mathllm.training.figures import example_html, plot_lengths, plot_losses
+from mathllm.training.figures import (
+    example_html,
+    plot_curriculum,
+    plot_lengths,
+    plot_losses,
+    plot_staircase,
+)
 from mathllm.training.held_out import held_out_loss
 from mathllm.training.launch import TrainingRun, launch
+from mathllm.training.staircase import by_hops, right_by_step
 from mathllm.trm import load_backbone, load_checkpoint
 
 check_parameters(globals(), __annotations__)
@@ -102,7 +116,9 @@ trm = {"n": n_latent, "T": T_recursion, "N_sup": N_supervision, "layers": layers
 trm |= {"mixer": mixer, "train_head": not freeze_lm_head}
 config = TrainConfig(
     **{"epochs": epochs, "batch": batch, "gradient_accumulation": gradient_accumulation},
-    **{"lr": lr, "replace_halted": replace_halted, "seed": seed},
+    **{"lr": lr, "replace_halted": replace_halted, "seed": seed, "targets": targets},
+    **{"window": window, "forced": forced, "beyond": beyond, "gate": gate},
+    **{"patience": patience, "answer_phase": answer_phase},
 )
 compute = Compute(
     precision,
@@ -171,6 +187,10 @@ folders = [str(path) for path in (source, train_set.folder, output, test_set.fol
 launch(TrainingRun(*folders, trm, config, compute, saving), processes)
 plot_losses(output / "metrics.jsonl")
 
+# %%
+if targets == "steps":
+    display(plot_curriculum(output / "metrics.jsonl", gate))
+
 # %% [markdown]
 # ## Against its own backbone
 
@@ -181,6 +201,17 @@ print(f"held-out loss: TRM {ours:.4f}, backbone {theirs:.4f} nats per label toke
 if ours > theirs:
     print("the TRM is worse than its backbone: train longer, or with a lower lr")
 record(output, held_out_loss_trm=ours, held_out_loss_backbone=theirs)
+
+# %% [markdown]
+# With hops to count, which problems are right after how many supervision steps.
+
+# %%
+hops = test_set.by_step.hops
+if hops.any():
+    right, _ = right_by_step(model, test_set, padding_id(tokenizer), N_supervision, batch)
+    shares = by_hops(right, hops)
+    record(output, **{f"right_{k}_hops": share[-1] for k, share in shares.items()})
+    display(plot_staircase(shares))
 
 # %%
 if copy_backbone:

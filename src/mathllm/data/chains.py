@@ -22,6 +22,7 @@ from mathllm.wording import shown
 Split = Literal["train", "development", "test"]
 SHARES = {"test": 0.1, "development": 0.1}  # of the structures; training has the rest
 LONGEST = 8  # hops
+HOPS = (1, 2, 3, 4, 5, 6)  # asked for, by default
 COUNTS = ("digits", "strokes")  # how a number of hops is written
 SCHEMA = {
     "id": pl.String,
@@ -63,7 +64,7 @@ def generate(
     count: int,
     seed: int,
     families: Iterable[str] = (),
-    hops: Iterable[int] = (1, 2, 3, 4, 5, 6),
+    hops: Iterable[int] = HOPS,
     counts: str = "digits",
     worked: bool = False,
     reserved: Reserved | None = None,

@@ -9,9 +9,8 @@ from pathlib import Path
 import polars as pl
 
 from mathllm import paths
-from mathllm.data.arithmetic import FAMILIES, generate
+from mathllm.data.generated import GENERATED, generate
 from mathllm.data.problems import read_problems
-from mathllm.data.selection import GENERATED
 from mathllm.data.sources import (
     FILE,
     SOURCES,
@@ -29,7 +28,7 @@ from mathllm.parameters import parse_list
 from mathllm.wording import shown
 
 MATH500, AIMO = "math500", "aimo"
-SETS = (GENERATED, *SOURCES, MATH500, AIMO, FILE)
+SETS = (*GENERATED, *SOURCES, MATH500, AIMO, FILE)
 HELD_OUT = "held_out"
 REFERENCE = "reference.csv"  # the competition's public problems with answers
 # Where each source's answer comes from, for whoever has none.
@@ -73,8 +72,8 @@ def load_set(
     """`num_samples` problems (0: all) with answers, drawn from those after the first `offset`.
 
     Found as in training: `path`, else folders under `roots`, else the hub. "aimo" is the
-    competition's reference.csv, "arithmetic" is generated from the seed, with `filters`'
-    levels as difficulties and subjects as families. The hub's "math" has MATH-500 as its
+    competition's reference.csv; what is generated comes from the seed, with `filters`' subjects
+    as families and levels as difficulties or hops. The hub's "math" has MATH-500 as its
     test split (the other 4,500 are in its train split), so "math500" is that there. Split
     "held_out": rows that training kept apart, if seed, offset, filters and data are those
     of the training, and `num_samples` no more than its held_out.
@@ -88,13 +87,13 @@ def load_set(
         raise ParameterError(
             f"num_samples is {num_samples}, offset {offset}: give at least 0 (0 samples: all)"
         )
-    if split == HELD_OUT and (num_samples == 0 or dataset in (GENERATED, MATH500, AIMO)):
+    if split == HELD_OUT and (num_samples == 0 or dataset in (*GENERATED, MATH500, AIMO)):
         raise ParameterError(
             f"split is {HELD_OUT}: give num_samples, at most the training's held_out, and a "
             "dataset that was read for training"
         )
-    if dataset == GENERATED:
-        return _generated(split, filters, num_samples, offset, seed)
+    if dataset in GENERATED:
+        return _generated(dataset, split, filters, num_samples, offset, seed)
     rows = _rows(dataset, split, path, columns, roots)
     # Training draws from rows that have a solution too, so its held-out rows are drawn so.
     filters = replace(filters, complete=split == HELD_OUT)
@@ -124,14 +123,12 @@ def _checked(dataset: str, split: str, table: pl.DataFrame, ungraded: int = 0) -
     return ProblemSet(dataset, split, rows, ungraded)
 
 
-def _generated(split: str, filters: Filters, count: int, offset: int, seed: int) -> ProblemSet:
-    if split not in ("train", "test"):
-        raise ParameterError(f"split is {shown(split)}: generated problems have train and test")
-    if odd := [name for name in filters.subjects if name not in FAMILIES]:
-        raise ParameterError(f"unknown family {shown(odd[0])}; known: {', '.join(FAMILIES)}")
+def _generated(
+    dataset: str, split: str, filters: Filters, count: int, offset: int, seed: int
+) -> ProblemSet:
     levels = parse_list("levels", ",".join(filters.levels), int)
-    table = generate(split, count and count + offset, seed, filters.subjects, levels)
-    return _checked(GENERATED, split, table[offset:])
+    table = generate(dataset, split, count and count + offset, seed, filters.subjects, levels)
+    return _checked(dataset, split, table[offset:])
 
 
 def _truth_column(dataset: str, columns: Mapping[str, str] | None) -> str:

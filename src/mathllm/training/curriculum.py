@@ -4,7 +4,8 @@ With one target for all steps every group takes N_sup of them. With a target for
 first: step t is taught what stands after t hops, however many are asked for (forced). Then the hops
 count: step t is taught what stands after min(t, hops) of them (hold). Depth, and then hops, rise by
 one each time that the moving share of right rows passes a gate: by the clock it is learned badly
-(docs/EVIDENCE.md).
+(docs/EVIDENCE.md). Rows without targets by step may be among the others: they keep their own labels
+in every step, and no gate looks at them.
 """
 
 from collections.abc import Sequence
@@ -51,10 +52,10 @@ def stages_of(data: TokenSet, config: TrainConfig, N_sup: int) -> list[Stage]:
     if config.targets == "same":
         return [Stage("same")]
     depths, hops = data.by_step.depths, data.by_step.hops
-    if (without := int((depths == 0).sum())) or not len(data):
+    if not depths.any():
         raise ParameterError(
-            f"{without:,} of {len(data):,} training rows have no labels by step: give data that "
-            "has them, as dataset chains, or targets 'same'"
+            f"none of {len(data):,} training rows has labels by step: give data that have them, as "
+            "dataset chains, or targets 'same'"
         )
     longest = int(hops.max())
     if longest > N_sup:
@@ -67,7 +68,7 @@ def stages_of(data: TokenSet, config: TrainConfig, N_sup: int) -> list[Stage]:
             f"forced is {config.forced}: with N_sup {N_sup}, and labels for at most "
             f"{depths.max()} steps in a row, it must be at most {min(N_sup, int(depths.max()))}"
         )
-    if missing := sorted(set(range(1, longest)) - set(hops.tolist())):
+    if missing := sorted(set(range(1, longest + 1)) - set(hops.tolist())):
         raise ParameterError(
             f"no training row has {missing[0]} hops, and some have {longest}: the curriculum needs "
             "rows of each number"
@@ -118,12 +119,13 @@ class Curriculum:
     @property
     def eligible(self) -> np.ndarray:
         """Rows that the stage can take, in ascending order of length."""
-        by_step, stage = self._data.by_step, self.stage
+        rows, by_step, stage = self.by_length, self._data.by_step, self.stage
         if stage.phase == "forced":
-            return self.by_length[by_step.depths[self.by_length] >= stage.depth]
+            depths = by_step.depths[rows]
+            return rows[(depths >= stage.depth) | (depths == 0)]
         if stage.phase == "hold":
-            return self.by_length[by_step.hops[self.by_length] <= stage.depth]
-        return self.by_length
+            return rows[by_step.hops[rows] <= stage.depth]
+        return rows
 
     def begin(self) -> list[np.ndarray]:
         """This process's micro-batches of the next group."""
@@ -145,11 +147,9 @@ class Curriculum:
     def judged(self, rows: Sequence[int], ages: Sequence[int]) -> list[int]:
         """Places of the rows that the gate looks at: those that took all steps of the group and
         reach the stage's depth."""
-        whole = [place for place, age in enumerate(ages) if age == self.passes]
-        if self.stage.phase != "hold":
-            return whole
-        hops = self._data.by_step.hops
-        return [place for place in whole if hops[rows[place]] == self.stage.depth]
+        hops = self._data.by_step.hops[rows]
+        chosen = hops == self.stage.depth if self.stage.phase == "hold" else hops > 0
+        return np.flatnonzero(chosen & (np.asarray(ages) == self.passes)).tolist()
 
     def end(self, right: float, count: float) -> str:
         """The group is over, and `right` of `count` rows were; what is to be said of it."""

@@ -1,5 +1,6 @@
 """What a person sees of training: rows as they are learned, their lengths, and the losses."""
 
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
@@ -15,14 +16,18 @@ def plot_losses(metrics: Path) -> Figure:
 
     `metrics` is `train`'s file of JSON lines.
     """
-    rows = pl.read_ndjson(metrics, infer_schema_length=None).drop_nulls("step")
+    rows = _read(metrics)
     figure = Figure(figsize=(7, 3.6), layout="constrained")
     axes = figure.subplots()
-    last = rows["supervision_step"].max()
+    each = rows.with_columns(index=pl.int_ranges(pl.col("losses").list.len()))
+    each = each.explode("losses", "index").with_columns(
+        pl.col("supervision_step") + pl.col("index")
+    )
+    last = each["supervision_step"].max()
     for step in sorted({1, (last + 1) // 2, last}):
-        curve = rows.filter(pl.col("supervision_step") == step)
+        curve = each.filter(pl.col("supervision_step") == step)
         # A running mean, since one group says little.
-        smooth = curve["loss"].ewm_mean(half_life=max(1, len(curve) / 40))
+        smooth = curve["losses"].ewm_mean(half_life=max(1, len(curve) / 40))
         axes.plot(curve["step"], smooth, label=f"supervision step {step} of {last}")
     if "held_out_loss" in rows.columns:
         held_out = rows.drop_nulls("held_out_loss")
@@ -33,6 +38,47 @@ def plot_losses(metrics: Path) -> Figure:
     axes.set(xlabel="optimizer step", ylabel="loss (nats per label token)", yscale="log")
     axes.grid(alpha=0.3, which="both")
     axes.legend(frameon=False)
+    return figure
+
+
+def _read(metrics: Path) -> pl.DataFrame:
+    return pl.read_ndjson(metrics, infer_schema_length=None).drop_nulls("step")
+
+
+def plot_curriculum(metrics: Path, gate: float) -> Figure:
+    """The moving share of right rows that a gate looks at, stage by stage; none without stages."""
+    rows = _read(metrics).group_by("group", maintain_order=True).last()
+    figure = Figure(figsize=(7, 2.8), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(rows["group"], rows["accuracy"], linewidth=1.2)
+    axes.axhline(gate, color="grey", ls=":", label="gate")
+    begun = rows.group_by("stage", maintain_order=True).first()
+    for stage, group in zip(begun["stage"], begun["group"], strict=True):
+        axes.axvline(group, color="grey", alpha=0.3)
+        axes.text(group, 1.03, f" {stage}", rotation=45, fontsize=7)
+    axes.set(xlabel="group", ylabel="right rows, moving share", ylim=(0, 1.02))
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False, loc="lower right")
+    return figure
+
+
+def plot_staircase(shares: Mapping[int, Sequence[float]]) -> Figure:
+    """Shares of right rows after each supervision step (0: the backbone), a row for each number
+    of hops."""
+    hops = sorted(shares)
+    table = [shares[k] for k in hops]
+    figure = Figure(figsize=(7, 0.6 + 0.4 * len(hops)), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(table, vmin=0, vmax=1, cmap="Blues", aspect="auto")
+    for row, values in enumerate(table):
+        for column, value in enumerate(values):
+            color = "white" if value > 0.6 else "black"
+            axes.text(column, row, f"{value:.2f}", ha="center", va="center", color=color)
+    columns = len(table[0])
+    names = ["backbone", *map(str, range(1, columns))]
+    axes.set_xticks(range(columns), names)
+    axes.set_yticks(range(len(hops)), [str(k) for k in hops])
+    axes.set(xlabel="after so many supervision steps", ylabel="hops")
     return figure
 
 
