@@ -60,13 +60,14 @@ batch: int = 6_000  # tokens a micro-batch, padding counted
 gradient_accumulation: int = 1  # micro-batches an optimizer step, on each process
 lr: float = 1e-4  # peak learning rate of AdamW
 replace_halted: bool = False  # rows that are all right make room for fresh ones
-targets: str = "same"  # of the supervision steps: "same", or "steps" (each its own, as chains have)
+targets: str = "same"  # of supervision steps: "same", "steps" (each its own), "shuffled", "final"
+gated: bool = False  # hops rise one by one, as gates open; with targets by step always
 window: int = 1  # supervision steps that one gradient goes through, up to 8; 1: as in the paper
-forced: int = 0  # with targets by step: depth to force first, a step more each time a gate opens
-beyond: int = 3  # with targets by step: supervision steps beyond the hops, at most
-gate: float = 0.9  # with targets by step: share of right rows at which it gets deeper
-patience: int = 2_000  # with targets by step: groups after which a gate is given up
-answer_phase: bool = False  # with targets by step: at last only the answer is taught
+forced: int = 0  # gated, targets "steps": depth to force first, a step more at each gate
+beyond: int = 3  # gated: supervision steps beyond the hops, at most
+gate: float = 0.9  # gated: share of right rows at which it gets deeper
+patience: int = 2_000  # gated: groups after which a gate is given up
+answer_phase: bool = False  # gated: at last only the answer is taught
 precision: str = "auto"  # fp32, bf16, fp16; auto: what the device does best
 backbone_precision: str = "auto"  # also int8 or nf4, with bitsandbytes installed
 logits_chunk: int = 1024  # label positions whose logits exist at once
@@ -116,8 +117,15 @@ trm = {"n": n_latent, "T": T_recursion, "N_sup": N_supervision, "layers": layers
 trm |= {"mixer": mixer, "train_head": not freeze_lm_head}
 config = TrainConfig(
     **{"epochs": epochs, "batch": batch, "gradient_accumulation": gradient_accumulation},
-    **{"lr": lr, "replace_halted": replace_halted, "seed": seed, "targets": targets},
-    **{"window": window, "forced": forced, "beyond": beyond, "gate": gate},
+    **{"lr": lr, "replace_halted": replace_halted, "seed": seed},
+    **{
+        "targets": targets,
+        "gated": gated,
+        "window": window,
+        "forced": forced,
+        "beyond": beyond,
+        "gate": gate,
+    },
     **{"patience": patience, "answer_phase": answer_phase},
 )
 compute = Compute(
@@ -188,7 +196,7 @@ launch(TrainingRun(*folders, trm, config, compute, saving), processes)
 plot_losses(output / "metrics.jsonl")
 
 # %%
-if targets == "steps":
+if gated:
     display(plot_curriculum(output / "metrics.jsonl", gate))
 
 # %% [markdown]

@@ -20,13 +20,15 @@ from mathllm.training.run import train
 from mathllm.training.supervision import begin, supervise
 
 FLOAT64 = {"rel": 1e-9, "abs": 1e-12}
-STEPS = TrainConfig(targets="steps", batch=24, lr=3e-3, warmup_steps=2, clip=0.5, ema_decay=0.9)
+STEPS = TrainConfig(
+    targets="steps", gated=True, batch=24, lr=3e-3, warmup_steps=2, clip=0.5, ema_decay=0.9
+)
 
 
 def taught(stage: str, step: int, hops: int) -> int:
     """Which step's labels a row has, 0 its own: written out anew."""
     phase = stage.split()[0]
-    if phase == "same":
+    if phase == "all":
         return 0
     return step if phase == "forced" else step if step < hops else hops
 
@@ -43,7 +45,8 @@ def test_gradients_through_windows_of_steps_are_those_of_the_naive_loss(
     begin = Curriculum.begin
     monkeypatch.setattr(Curriculum, "begin", lambda self: begun.append(begin(self)) or begun[-1])
     data = stepped_set(60)
-    config = replace(STEPS, targets=targets, window=window, forced=3)
+    gated = targets == "steps"
+    config = replace(STEPS, targets=targets, gated=gated, window=window, forced=3 * gated)
     ours, theirs = (random_trm(make_backbone(), n=1, T=2, N_sup=5).double() for _ in range(2))
     train(ours, data, config, padding=0, output=tmp_path)
     rows = metrics(tmp_path)
@@ -75,11 +78,37 @@ def test_gradients_through_windows_of_steps_are_those_of_the_naive_loss(
         torch.testing.assert_close(p.detach(), expected, rtol=1e-8, atol=1e-11, msg=name)
 
 
-def test_what_a_step_is_taught_in_each_phase():
-    assert [Stage("forced", 3).target(step, 2) for step in (1, 2, 3)] == [1, 2, 3]
-    assert [Stage("hold", 3).target(step, 2) for step in (1, 2, 3)] == [1, 2, 2]
-    assert [Stage("answer").target(step, 2) for step in (1, 2, 3)] == [-1, 0, 0]
-    assert [Stage("same").target(step, 2) for step in (1, 2, 3)] == [0, 0, 0]
+@pytest.mark.parametrize(
+    ("targets", "stage", "expected"),
+    [
+        ("steps", "forced 4", [1, 2, 3, 4]),
+        ("steps", "hold 4", [1, 2, 2, 2]),
+        ("steps", "answer", [-1, 0, 0, 0]),
+        ("same", "hold 4", [0, 0, 0, 0]),
+        ("final", "hold 4", [-1, -1, -1, 0]),
+        ("shuffled", "hold 4", [1, 2, 2, 2]),  # one step before the answer has one order
+    ],
+)
+def test_what_a_step_is_taught_in_each_phase(targets, stage, expected):
+    data = stepped_set(40, hops=4)
+    order = course(data, targets=targets, forced=4 * (targets == "steps"), answer_phase=True)
+    while str(order.stage) != stage:
+        played(order, 1.0)
+    (row, *_) = (n for n, example in enumerate(data) if example.hops == 2)
+    order.passes = 4
+    assert [order.targets([row], [age])[0] for age in range(4)] == expected
+
+
+def test_shuffled_steps_are_the_same_ones_in_an_order_of_each_rows_own():
+    data = stepped_set(60, hops=4, depth=4)
+    order = course(data, targets="shuffled")
+    while order.stage.depth < 4:
+        played(order, 1.0)
+    rows = [n for n, example in enumerate(data) if example.hops == 4]
+    orders = [[order.targets([row], [age])[0] for age in range(5)] for row in rows]
+    assert all(sorted(taught[:3]) == [1, 2, 3] and taught[3:] == [4, 4] for taught in orders)
+    assert len({tuple(taught) for taught in orders}) > 3
+    assert orders == [[order.targets([row], [age])[0] for age in range(5)] for row in rows]
 
 
 def test_the_answer_alone_has_no_labels_before_its_hops():
@@ -192,6 +221,7 @@ def without(data: TokenSet, hops: int) -> TokenSet:
         (token_set(9), {}, "none of 9 training rows has labels by step"),
         (stepped_set(60, hops=7, depth=7), {}, "asks for 7 hops and N_sup is 6"),
         (stepped_set(60), {"forced": 5}, "labels for at most 4 steps in a row"),
+        (stepped_set(60), {"forced": 1, "targets": "final"}, "it must be at most 0"),
         (stepped_set(60, depth=9), {"forced": 7}, "it must be at most 6"),
         (without(stepped_set(60), 2), {}, "no training row has 2 hops, and some have 3"),
     ],
@@ -202,7 +232,11 @@ def test_rows_that_allow_no_curriculum_are_refused_by_name(data, changes, named)
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"window": 0}, {"window": 9}, {"targets": "all"}, {"gate": 0.0}, {"forced": -1}]
+    "wrong",
+    [
+        *({"window": 0}, {"window": 9}, {"gate": 0.0}, {"forced": -1}, {"beyond": 0}),
+        *({"targets": "all"}, {"targets": "steps"}, {"targets": "shuffled"}),
+    ],
 )
 def test_a_wrong_setting_is_named(wrong):
     with pytest.raises(ParameterError, match=next(iter(wrong))):

@@ -6,6 +6,7 @@ from typing import Literal
 from mathllm.errors import ParameterError
 from mathllm.wording import shown
 
+TARGETS = ("same", "steps", "shuffled", "final")
 WINDOW = 8  # supervision steps at most that a gradient goes through
 
 
@@ -21,11 +22,13 @@ class TrainConfig:
     """What shapes the weights that come out; a resumed run must have the same.
 
     Steps are optimizer steps: for each group of micro-batches one for each supervision step, or
-    one for each `window` of them. With targets "steps" each supervision step has labels of its
-    own, in phases (mathllm.training.curriculum): `forced` is how deep the first goes, `beyond` how
-    many steps more than the hops may be taken in the second, `gate` the share of right rows from
-    which on it gets harder, `patience` how many groups a stage may take, and with `answer_phase`
-    the last has no labels but the answer's.
+    one for each `window` of them. `targets` of a supervision step: the row's own labels (same),
+    those of the step (steps), the row's own in the last step and none before (final), or those of
+    the steps before the answer in an order that is random for each row (shuffled). With `gated`
+    hops rise in stages (mathllm.training.curriculum): `forced` is how deep the first phase goes,
+    `beyond` how many steps more than the hops may be taken in the second, `gate` the share of right
+    rows from which on it gets harder, `patience` how many groups a stage may take, and with
+    `answer_phase` the last has no labels but the answer's.
     """
 
     epochs: int = 1
@@ -40,7 +43,8 @@ class TrainConfig:
     halting_weight: float = 0.5  # of the halting head's loss, as the paper's code weighs it
     replace_halted: bool = False  # rows that are all right make room for fresh ones
     window: int = 1  # supervision steps that a gradient goes through; 1: one, as in the paper
-    targets: Literal["same", "steps"] = "same"
+    targets: Literal["same", "steps", "final", "shuffled"] = "same"
+    gated: bool = False
     forced: int = 0
     beyond: int = 3
     gate: float = 0.9
@@ -53,8 +57,14 @@ class TrainConfig:
         _positive(self, "beyond", "patience")
         if not 1 <= self.window <= WINDOW:
             raise ParameterError(f"window is {self.window}: it must be from 1 to {WINDOW}")
-        if self.targets not in ("same", "steps"):
-            raise ParameterError(f"targets is {shown(self.targets)}: it must be 'same' or 'steps'")
+        if self.targets not in TARGETS:
+            raise ParameterError(
+                f"targets is {shown(self.targets)}: it must be one of {', '.join(TARGETS)}"
+            )
+        if self.targets in TARGETS[1:3] and not self.gated:
+            raise ParameterError(
+                f"targets is {shown(self.targets)} without gates: set gated, or targets 'same'"
+            )
         if not 0 < self.gate <= 1:
             raise ParameterError(f"gate is {self.gate}: it must be over 0 and at most 1")
         if self.forced < 0:

@@ -1,11 +1,11 @@
 """Which rows a group takes, for how many supervision steps, and what each step is taught.
 
-With one target for all steps every group takes N_sup of them. With a target for each, depth comes
-first: step t is taught what stands after t hops, however many are asked for (forced). Then the hops
-count: step t is taught what stands after min(t, hops) of them (hold). Depth, and then hops, rise by
-one each time that the moving share of right rows passes a gate: by the clock it is learned badly
-(docs/EVIDENCE.md). Rows without targets by step may be among the others: they keep their own labels
-in every step, and no gate looks at them.
+Without gates every group takes N_sup steps of any rows. With gates and a target for each step,
+depth comes first: step t is taught what stands after t hops, however many are asked for (forced).
+Then the hops count: step t is taught what stands after min(t, hops) of them (hold). Depth, and then
+hops, rise by one each time that the moving share of right rows passes a gate: by the clock it is
+learned badly (docs/EVIDENCE.md). Rows without targets by step may be among the others: they keep
+their own labels in every step, and no gate looks at them.
 """
 
 from collections.abc import Sequence
@@ -22,26 +22,17 @@ from mathllm.training.processes import Processes
 
 FORGET = 0.95  # of the moving share's past, a group
 LEAST_GROUPS = 10  # of a stage, before its gate can open
+BY_STEP = ("steps", "shuffled")  # targets that need a label for each step
 
 
 @dataclass(frozen=True)
 class Stage:
-    """`depth`: supervision steps that are forced, or the most hops of a row; 0: no limit.
-
-    same: all steps have the row's own labels. answer: a row's own labels too, but only from step
-    `hops` on.
+    """all: any rows, N_sup steps. forced: step t is taught what stands after t hops, up to `depth`.
+    hold: rows of at most `depth` hops. answer: of any row only its own labels, from its hops on.
     """
 
-    phase: Literal["same", "forced", "hold", "answer"]
+    phase: Literal["all", "forced", "hold", "answer"]
     depth: int = 0
-
-    def target(self, step: int, hops: int) -> int:
-        """Which step's labels a row has in supervision step `step`, as `collate` wants it."""
-        if self.phase == "same":
-            return 0
-        if self.phase == "answer":
-            return 0 if step >= hops else NO_LABEL
-        return step if self.phase == "forced" else min(step, hops)
 
     def __str__(self) -> str:
         return f"{self.phase} {self.depth}" if self.depth else self.phase
@@ -49,24 +40,25 @@ class Stage:
 
 def stages_of(data: TokenSet, config: TrainConfig, N_sup: int) -> list[Stage]:
     """A run's stages, in their order. Raises ParameterError for rows that do not allow them."""
-    if config.targets == "same":
-        return [Stage("same")]
+    if not config.gated:
+        return [Stage("all")]
     depths, hops = data.by_step.depths, data.by_step.hops
     if not depths.any():
         raise ParameterError(
             f"none of {len(data):,} training rows has labels by step: give data that have them, as "
-            "dataset chains, or targets 'same'"
+            "dataset chains, or targets 'same' without gates"
         )
     longest = int(hops.max())
-    if longest > N_sup:
+    if config.targets in BY_STEP and longest > N_sup:
         raise ParameterError(
             f"a training row asks for {longest} hops and N_sup is {N_sup}: raise N_sup to at least "
             f"{longest}, or leave such rows out"
         )
-    if config.forced > min(N_sup, int(depths.max())):
+    deepest = min(N_sup, int(depths.max())) if config.targets == "steps" else 0
+    if config.forced > deepest:
         raise ParameterError(
-            f"forced is {config.forced}: with N_sup {N_sup}, and labels for at most "
-            f"{depths.max()} steps in a row, it must be at most {min(N_sup, int(depths.max()))}"
+            f"forced is {config.forced}: with targets '{config.targets}', N_sup {N_sup} and labels "
+            f"for at most {depths.max()} steps in a row it must be at most {deepest}"
         )
     if missing := sorted(set(range(1, longest + 1)) - set(hops.tolist())):
         raise ParameterError(
@@ -140,9 +132,25 @@ class Curriculum:
         return self._plan[self._place]
 
     def targets(self, rows: Sequence[int], ages: Sequence[int]) -> list[int]:
-        """Which labels rows have in their next supervision step, after `ages` of them."""
+        """Whose labels rows have in their next supervision step, after `ages` of them: a step's, 0
+        for the row's own, or NO_LABEL."""
         hops = self._data.by_step.hops
-        return [self.stage.target(a + 1, int(hops[r])) for r, a in zip(rows, ages, strict=True)]
+        return [self._target(r, a + 1, int(hops[r])) for r, a in zip(rows, ages, strict=True)]
+
+    def _target(self, row: int, step: int, hops: int) -> int:
+        phase, targets = self.stage.phase, self._config.targets
+        if phase == "answer":
+            return 0 if step >= hops else NO_LABEL
+        if targets == "final":
+            return 0 if step == self.passes else NO_LABEL
+        if targets == "same":
+            return 0
+        if phase == "forced":
+            return step
+        if targets == "shuffled" and step < hops:
+            order = np.random.default_rng((self._config.seed, row)).permutation(hops - 1)
+            return 1 + int(order[step - 1])
+        return min(step, hops)
 
     def judged(self, rows: Sequence[int], ages: Sequence[int]) -> list[int]:
         """Places of the rows that the gate looks at: those that took all steps of the group and
@@ -161,13 +169,13 @@ class Curriculum:
         self._right = FORGET * self._right + right
         self._count = FORGET * self._count + count
         last = self._stage + 1 == len(self.stages)
-        if self._stuck or (last and self.stage.phase in ("same", "answer")):
+        if self._stuck or last:
             return ""
-        if self._seen >= LEAST_GROUPS and self.accuracy >= self._config.gate and not last:
+        if self._seen >= LEAST_GROUPS and self.accuracy >= self._config.gate:
             said = f"{self.stage} is learned: {self.accuracy:.1%} right after {self._seen:,} groups"
             self._enter(self._stage + 1)
             return f"{said}; now {self.stage}"
-        if self._seen < self._config.patience or last:
+        if self._seen < self._config.patience:
             return ""
         said = (
             f"{self.stage} was not learned in {self._seen:,} groups: {self.accuracy:.1%} right, "
@@ -198,7 +206,7 @@ class Curriculum:
         stage = self.stage
         if stage.phase == "forced":
             return stage.depth
-        if stage.phase == "same":
+        if stage.phase == "all":
             return self._N_sup
         longest = stage.depth or int(self._data.by_step.hops.max())
         rng = np.random.default_rng((self._config.seed, self.group))

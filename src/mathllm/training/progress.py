@@ -87,7 +87,7 @@ class Progress:
 
     def _stage(self, row: dict[str, Any]) -> str:
         """Where a curriculum stands: its stage, and how far its gate is from opening."""
-        if row["stage"] == "same":
+        if row["stage"] == "all":
             return ""
         gate = self.trainer.config.gate
         return f"{row['stage']}, {row['accuracy']:.1%} of {gate:.0%} rows right, "

@@ -1,14 +1,14 @@
 """Which rows are right after each supervision step, by how many hops they ask for."""
 
-from collections.abc import Iterator
+from itertools import chain
 
 import numpy as np
 import torch
 
 from mathllm.tokens.batches import IGNORED, collate, plan_batches
 from mathllm.tokens.rows import TokenSet
+from mathllm.training.supervision import whole_rows
 from mathllm.trm import RecursiveLM
-from mathllm.trm.recursion import deep_supervision
 
 
 @torch.no_grad()
@@ -26,26 +26,20 @@ def right_by_step(
     for rows in plan_batches(data.lengths, batch, seed=0):
         tensors = collate([data[int(i)] for i in rows], padding)
         input_ids, attention_mask, labels = (tensor.to(device) for tensor in tensors)
-        ignored = labels == IGNORED
-        for step, y in enumerate(_states(model, input_ids, attention_mask, steps)):
-            hit = torch.stack([model.head(one).argmax(dim=-1) for one in y]) == labels
-            right[rows, step] = (hit | ignored).all(dim=-1).cpu().numpy()
+        keep = labels != IGNORED
+        row, targets = keep.nonzero()[:, 0], labels[keep]
+        encoded = model.encode(input_ids, attention_mask)
+        # The head on x is the backbone itself.
+        for step, y in enumerate(chain([encoded.x], model.states(encoded, steps))):
+            seen = y[keep]
+            hit = model.head(seen).argmax(dim=-1) == targets
+            right[rows[whole_rows(row, hit, len(rows))], step] = True
             if step:
-                says = model.halting_logit(y) > 0
-                sure[rows, step] = (says | ignored).all(dim=-1).cpu().numpy()
+                says = model.halting_logit(seen) > 0
+                sure[rows[whole_rows(row, says, len(rows))], step] = True
     return right, sure
-
-
-def _states(
-    model: RecursiveLM, input_ids: torch.Tensor, attention_mask: torch.Tensor, steps: int
-) -> Iterator[torch.Tensor]:
-    x, rotary, attend = model.encode(input_ids, attention_mask)
-    yield x  # the head on x is the backbone itself
-    config, f = model.config, model.f(rotary, attend)
-    for y, _ in deep_supervision(f, x, *model.initial(x), config.n, config.T, steps):
-        yield y
 
 
 def by_hops(right: np.ndarray, hops: np.ndarray) -> dict[int, list[float]]:
     """Share of right rows after each step, for each number of hops."""
-    return {int(k): right[hops == k].mean(axis=0).tolist() for k in np.unique(hops)}
+    return {int(k): right[hops == k].mean(axis=0).tolist() for k in np.unique(hops[hops > 0])}

@@ -13,10 +13,8 @@ from mathllm.tokens.batches import IGNORED, collate
 from mathllm.tokens.rows import TokenSet
 from mathllm.training.config import Compute, TrainConfig
 from mathllm.trm import RecursiveLM
-from mathllm.trm.block import Attend, Rotary, causal_attention
-from mathllm.trm.model import positions
+from mathllm.trm.model import Encoded
 from mathllm.trm.recursion import F as Recursed
-from mathllm.trm.recursion import deep_recursion
 
 LIKE = 16  # replacements are drawn from this many times as many rows of nearest length
 
@@ -106,13 +104,13 @@ def head_gradient(
         *totals.tolist(),
         right=right.sum().item(),
         labels=len(targets),
-        right_rows=_whole(row, right, rows),
-        done=_whole(row, guesses == final, rows),
+        right_rows=whole_rows(row, right, rows),
+        done=whole_rows(row, guesses == final, rows),
     )
     return sums, answers, leaf.grad
 
 
-def _whole(row: Tensor, right: Tensor, rows: int) -> list[int]:
+def whole_rows(row: Tensor, right: Tensor, rows: int) -> list[int]:
     """Of `rows` rows those that have tokens, `row` [tokens], and all of them `right` [tokens]."""
     count, wrong = torch.zeros(2, rows, device=row.device)
     count.index_add_(0, row, torch.ones_like(right, dtype=count.dtype))
@@ -120,9 +118,9 @@ def _whole(row: Tensor, right: Tensor, rows: int) -> list[int]:
     return ((wrong == 0) & (count > 0)).nonzero()[:, 0].tolist()
 
 
-def recursed(model: RecursiveLM, rotary: Rotary, attend: Attend, compute: Compute) -> Recursed:
+def recursed(model: RecursiveLM, encoded: Encoded, step: int, compute: Compute) -> Recursed:
     """f; with activation checkpointing its inside is recomputed in the backward pass."""
-    f = model.f(rotary, attend)
+    f = model.f(encoded.rotary, encoded.attend, step)
     if not compute.activation_checkpointing:
         return f
     return lambda h: checkpoint(f, h, use_reentrant=False) if torch.is_grad_enabled() else f(h)
@@ -147,7 +145,7 @@ def supervise(
     """
     device = model.halting.weight.device
     examples = [data[i] for i in batch.rows]
-    _, attention_mask, own = (part.to(device) for part in collate(examples, padding))
+    input_ids, attention_mask, own = (part.to(device) for part in collate(examples, padding))
     x, y, z = (state.to(device) for state in (batch.x, batch.y, batch.z))
     fresh = torch.tensor([age == 0 for age in batch.ages], device=device)[:, None, None]
     full_gradient = model.config.learn_initial_state and 0 in batch.ages
@@ -158,16 +156,17 @@ def supervise(
         )
     # The gradient passes from step to step only where it goes through all T recursions.
     whole = full_gradient or config.window > 1
-    attend = causal_attention(attention_mask)
     found, ends, gradients = [], [], []
     with torch.autocast(device.type, autocast, enabled=autocast is not None):
-        f = recursed(model, model.rotary(x, positions(attention_mask)), attend, compute)
+        encoded = model.context(x, input_ids, attention_mask)
         for _ in range(steps):
             taught = targets(batch.rows, batch.ages)
             labels = collate(examples, padding, taught)[2].to(device) if any(taught) else own
-            y, z = deep_recursion(f, x, y, z, model.config.n, model.config.T, whole)
+            f = recursed(model, encoded, min(batch.ages) + 1, compute)
+            y, z = model.step(f, encoded.x, y, z, whole)
+            seen = model.readout(y, encoded)
             sums, answers, gradient = head_gradient(
-                model, y, labels, own, config, compute.logits_chunk, scale
+                model, seen, labels, own, config, compute.logits_chunk, scale
             )
             found.append(sums)
             ends.append(answers)

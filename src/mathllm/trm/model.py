@@ -1,6 +1,7 @@
 """RecursiveLM: frozen backbone → x → recursion → y → head → logits."""
 
 from collections import deque
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -10,7 +11,7 @@ from mathllm.errors import WeightsError
 from mathllm.trm.backbone import run_backbone
 from mathllm.trm.block import Attend, Network, Rotary, causal_attention, rms
 from mathllm.trm.config import TRMConfig
-from mathllm.trm.recursion import F, deep_supervision
+from mathllm.trm.recursion import F, deep_recursion, deep_supervision
 
 NOT_YET = -5.0  # bias of the untrained halting head: sigmoid(−5) = 0.7 %, as in the paper's code
 
@@ -82,6 +83,11 @@ class RecursiveLM(nn.Module):
             self.normalise(h), self.rotary(h, position_ids), causal_attention(attention_mask)
         )
 
+    def context(self, x: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Encoded:  # noqa: ARG002
+        """What the recursion needs of rows that were encoded before, to x [B, S, D]."""
+        rotary = self.rotary(x, positions(attention_mask))
+        return Encoded(x, rotary, causal_attention(attention_mask))
+
     def normalise(self, h: Tensor) -> Tensor:
         """x = rms(h), in the TRM's precision."""
         return rms(h.to(self.halting.weight.dtype), self.config.rms_norm_eps)
@@ -97,9 +103,19 @@ class RecursiveLM(nn.Module):
         y, z = self.initial_state.to(x.dtype).unbind()
         return y.expand_as(x), z.expand_as(x)
 
-    def f(self, rotary: Rotary, attend: Attend) -> F:
-        """The network as the recursion wants it: [B, S, D] -> [B, S, D]."""
+    def f(self, rotary: Rotary, attend: Attend, step: int = 1) -> F:  # noqa: ARG002
+        """The network as the recursion wants it: [B, S, D] -> [B, S, D]; one for all steps."""
         return lambda h: self.network(h, rotary, attend)
+
+    def step(
+        self, f: F, x: Tensor, y: Tensor, z: Tensor, full_gradient: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """One supervision step's deep recursion over states [B, S, D]."""
+        return deep_recursion(f, x, y, z, self.config.n, self.config.T, full_gradient)
+
+    def readout(self, y: Tensor, encoded: Encoded) -> Tensor:  # noqa: ARG002
+        """y [B, S, D] as the head wants it: as it is."""
+        return y
 
     def head(self, y: Tensor) -> Tensor:
         """Logits [..., V] of states y [..., D]: lm_head(w ⊙ rms(y))."""
@@ -119,10 +135,16 @@ class RecursiveLM(nn.Module):
     ) -> Tensor:
         """y [B, S, D] after N_sup supervision steps (or `supervision_steps`), no gradient."""
         steps = self.config.N_sup if supervision_steps is None else supervision_steps
-        f, state = self.f(rotary, attend), self.initial(x)
-        all_steps = deep_supervision(f, x, *state, self.config.n, self.config.T, steps)
-        y, _ = deque(all_steps, maxlen=1).pop()  # the last, and no other is held
-        return y
+        states = self.states(Encoded(x, rotary, attend), steps)
+        return deque(states, maxlen=1).pop()  # the last, and no other is held
+
+    @torch.no_grad()
+    def states(self, encoded: Encoded, steps: int) -> Iterator[Tensor]:
+        """What the head sees [B, S, D] after each of `steps` supervision steps, no gradient."""
+        f, state = self.f(encoded.rotary, encoded.attend), self.initial(encoded.x)
+        config = self.config
+        for y, _ in deep_supervision(f, encoded.x, *state, config.n, config.T, steps):
+            yield self.readout(y, encoded)
 
     @torch.no_grad()
     def logits(
