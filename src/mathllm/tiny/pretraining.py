@@ -5,16 +5,17 @@ Only the small model in assets/tiny is trained here; real backbones come trained
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import polars as pl
 import torch
 import torch.nn.functional as F
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM
 
-from mathllm.data import arithmetic
+from mathllm.data import arithmetic, chains
 from mathllm.data.chat import SYSTEM_PROMPT, encode, end_of_turn_id, padding_id
 from mathllm.data.decontaminate import Reserved
 from mathllm.tiny.tokenizer import train_tokenizer
@@ -44,7 +45,7 @@ ROWS_PER_DRAW = 8_192  # problems drawn at a time, so that lengths have company 
 
 def build_tokenizer(config: PretrainConfig) -> PreTrainedTokenizerBase:
     """A tokenizer trained on problems and the chat text around them."""
-    rows = arithmetic.generate("train", 20_000, config.seed)
+    rows = _rows(20_000, config.seed, chains.HOPS)
     chat = f"<|im_start|>system\n{SYSTEM_PROMPT}\n<|im_start|>user\n\n<|im_start|>assistant\n"
     texts = (rows["problem"] + "\n" + rows["solution"]).to_list()
     return train_tokenizer([*texts, *[chat] * len(texts)], config.vocabulary)
@@ -70,15 +71,30 @@ def build_backbone(config: PretrainConfig, tokenizer: PreTrainedTokenizerBase) -
     )
 
 
+def _rows(
+    count: int, seed: int, hops: Sequence[int], reserved: Reserved | None = None
+) -> pl.DataFrame:
+    """Arithmetic and chains, half and half."""
+    half = count // 2
+    return pl.concat(
+        [
+            arithmetic.generate("train", half, seed, reserved=reserved),
+            chains.generate("train", half, seed, hops=hops, reserved=reserved),
+        ],
+        how="diagonal",
+    )
+
+
 def _batches(
     config: PretrainConfig, tokenizer: PreTrainedTokenizerBase, reserved: Reserved
 ) -> Iterator[tuple[torch.Tensor, ...]]:
-    """Fresh problems without end, no draw repeated."""
+    """Fresh problems without end, no draw repeated; chains of one hop, which is what a backbone
+    can do in one pass."""
     draw = 0
     while True:
         draw += 1
         seed = config.seed + draw
-        rows = arithmetic.generate("train", ROWS_PER_DRAW, seed, reserved=reserved)
+        rows = _rows(ROWS_PER_DRAW, seed, [1], reserved)
         examples = encode(tokenizer, rows["problem"].to_list(), rows["solution"].to_list())
         yield from batches_of(examples, config.batch_tokens, padding_id(tokenizer), seed)
 
