@@ -26,7 +26,7 @@ def asked(statement: str) -> int:
 
 
 def solve_mapping(statement: str) -> list[int]:
-    follow = {int(a): int(b) for a, b in re.findall(r"(\d)\\to (\d)", statement)}
+    follow = {int(a): int(b) for a, b in re.findall(r"(\d)\\to(\d)", statement)}
     value = int(re.findall(r"\$(\d)\$", statement)[-1])
     if (last := re.search(r"(\d)\$\?$|(\d)\$\.$", statement)) is not None:
         value = int(last.group(1) or last.group(2))
@@ -52,7 +52,7 @@ def solve_keys(statement: str) -> list[int]:
 
 def solve_definitions(statement: str) -> list[int]:
     modulus = int(re.search(r"Modulo \$(\d+)\$", statement).group(1))
-    formulas = dict(re.findall(r"\$(\w)=([\w+-]+)\$", statement))
+    formulas = dict(re.findall(r"([a-z])=([\w+-]+)", statement))
     name = re.search(r"What is \$(\w)\$", statement).group(1)
     formula, operations = formulas[name], []
     while not formula.isdigit():
@@ -130,12 +130,12 @@ def test_values_do_not_come_back_within_the_longest_walk(family):
 def structure(family: str, statement: str) -> object:
     """What a problem is apart from start, hops and wording, read from its statement."""
     if family in ("permutation", "function"):
-        return frozenset(re.findall(r"(\d)\\to (\d)", statement))
+        return frozenset(re.findall(r"(\d)\\to(\d)", statement))
     if family == "keys":
         found = re.findall(r"(\w+)\W+(?:at )?door \$(\d)\$\W+(?:holds|has) (\w+)'s", statement)
         return frozenset(found)
     if family == "definitions":
-        formulas = dict(re.findall(r"\$(\w)=([\w+-]+)\$", statement))
+        formulas = dict(re.findall(r"([a-z])=([\w+-]+)", statement))
         (name,) = (n for n, formula in formulas.items() if formula.isdigit())
         following = {f[0]: (n, f[1:]) for n, f in formulas.items() if not f.isdigit()}
         operations = [re.search(r"Modulo \$(\d+)", statement).group(1)]

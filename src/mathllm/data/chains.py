@@ -112,7 +112,7 @@ def _mapping(
     """A function that is told by its pairs, in an order that says nothing."""
     pairs = list(follow.items())
     rng.shuffle(pairs)
-    table = ", ".join(f"{a}\\to {b}" for a, b in pairs)
+    table = ",".join(f"{a}\\to{b}" for a, b in pairs)
     told = rng.choice(["The {} $f$ is ${}$.", "Let $f$ be the {} ${}$.", "A {} $f$: ${}$."])
     asked = rng.choice(
         [
@@ -175,16 +175,16 @@ def _definitions(rng: random.Random, k: int, times: str) -> Chain:  # noqa: ARG0
     modulus = rng.choice([7, 10])
     names = rng.sample("abcdefghjkmnpqrstuvwxyz", LONGEST + 1)
     start = rng.randrange(modulus)
-    value, values, told, written, structure = start, [], [f"${names[0]}={start}$"], [], [modulus]
+    value, values, told, written, structure = start, [], [f"{names[0]}={start}"], [], [modulus]
     for before, name in pairwise(names):
         sign, number = rng.choice("+-"), rng.randint(1, modulus - 1)
         following = (value + number if sign == "+" else value - number) % modulus
-        told.append(f"${name}={before}{sign}{number}$")
+        told.append(f"{name}={before}{sign}{number}")
         written.append(f"${name}={value}{sign}{number}={following}$.")
         structure.append((sign, number))
         values.append(value := following)
     rng.shuffle(told)
-    statement = f"Modulo ${modulus}$: {', '.join(told)}. What is ${names[k]}$?"
+    statement = f"Modulo ${modulus}$, ${','.join(told)}$. What is ${names[k]}$?"
     return Chain(statement, values, written, tuple(structure))
 
 
