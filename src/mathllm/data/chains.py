@@ -127,13 +127,23 @@ def _mapping(
         f"{told.format(name, table)} {asked}",
         walked[1:],
         [f"$f({a})={b}$." for a, b in pairwise(walked)],
-        tuple(sorted(follow.items())),
+        structure_of(follow),
     )
 
 
+def cycle(rng: random.Random) -> list[int]:
+    """LONGEST digits, each followed by the next, the last by the first: a permutation of one cycle,
+    where within so many hops no value comes twice."""
+    return rng.sample(range(10), LONGEST)
+
+
+def structure_of(follow: dict[int, int]) -> tuple[tuple[int, int], ...]:
+    """A function's structure, for `split_of`."""
+    return tuple(sorted(follow.items()))
+
+
 def _permutation(rng: random.Random, k: int, times: str) -> Chain:  # noqa: ARG001
-    """One cycle through LONGEST of the digits: within so many hops no value comes twice."""
-    digits = rng.sample(range(10), LONGEST)
+    digits = cycle(rng)
     follow = dict(zip(digits, digits[1:] + digits[:1], strict=True))
     return _mapping(rng, follow, digits[0], times, "permutation")
 

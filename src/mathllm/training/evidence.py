@@ -1,0 +1,108 @@
+"""The experiment of docs/EVIDENCE.md: a task that is all depth, for backbones of any size.
+
+A permutation of eight digits is listed, then k and a start; asked is where k applications lead.
+One token a sign, the answer one token:
+
+    3>7 7>5 …  ; 4 ; 3 =  →  8
+
+The same generator and the same splits as the permutations of mathllm.data.chains.
+"""
+
+import random
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from tqdm.auto import tqdm
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from mathllm.data.chains import LONGEST, cycle, split_of, structure_of
+from mathllm.errors import ParameterError
+from mathllm.tokens.batches import IGNORED, collate
+from mathllm.tokens.rows import Example, TokenSet
+from mathllm.wording import shown
+
+ARROW, SEPARATOR, STROKE, ASKED, PADDING = range(10, 15)  # after the ten digits
+VOCABULARY = 16
+RIGHT_ENOUGH = 0.999  # of rows, for pre-training to end
+
+
+def example(rng: random.Random, digits: Sequence[int], k: int, strokes: bool = False) -> Example:
+    """One row. `digits` is the cycle from the start on, k the hops, also 0; LONGEST steps' labels
+    where there are hops."""
+    follow = dict(zip(digits, [*digits[1:], digits[0]], strict=True))
+    pairs = list(follow.items())
+    rng.shuffle(pairs)
+    table = [token for a, b in pairs for token in (a, ARROW, b)]
+    hops = [STROKE] * k if strokes else [k]
+    prompt = [*table, SEPARATOR, *hops, SEPARATOR, digits[0], ASKED]
+    values = [digits[step % len(digits)] for step in range(LONGEST + 1)]
+    if not k:
+        return Example([*prompt, values[0]], len(prompt))
+    steps = np.array(values[1:], dtype=np.int32)[:, None]
+    return Example([*prompt, values[k]], len(prompt), steps, k)
+
+
+def rows(split: str, count: int, seed: int, hops: Sequence[int], strokes: bool = False) -> TokenSet:
+    """`count` rows of a split, as many of each number of hops."""
+    if not hops or not all(0 <= k <= LONGEST for k in hops):
+        raise ParameterError(f"hops are {shown(list(hops))}: give integers of 0 to {LONGEST}")
+    rng = random.Random(f"evidence:{split}:{seed}")
+    found: list[Example] = []
+    while len(found) < count:
+        digits = cycle(rng)
+        follow = dict(zip(digits, [*digits[1:], digits[0]], strict=True))
+        if split_of("permutation", structure_of(follow)) == split:
+            found.append(example(rng, digits, hops[len(found) % len(hops)], strokes))
+    return TokenSet.of(found)
+
+
+def small_backbone(seed: int, hidden_size: int = 64, layers: int = 4) -> Qwen2ForCausalLM:
+    """An untrained one for these tokens."""
+    torch.manual_seed(seed)
+    return Qwen2ForCausalLM(
+        Qwen2Config(
+            vocab_size=VOCABULARY,
+            hidden_size=hidden_size,
+            intermediate_size=3 * hidden_size,
+            num_hidden_layers=layers,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=128,
+            tie_word_embeddings=True,
+            bos_token_id=None,
+            eos_token_id=None,
+            pad_token_id=PADDING,
+        )
+    )
+
+
+def pretrain(
+    backbone: Qwen2ForCausalLM, seed: int, steps: int = 4_000, lr: float = 2e-3, batch: int = 128
+) -> float:
+    """Teach it rows of 0 and 1 hops, fresh ones, until nearly all of a batch are right for 20 steps
+    or the steps are over. Gives the last share of right rows."""
+    optimizer = torch.optim.AdamW(backbone.parameters(), lr=lr, betas=(0.9, 0.98))
+    backbone.train()
+    right, good = 0.0, 0
+    with tqdm(range(steps), desc="pre-training", unit="step") as bar:
+        for step in bar:
+            data = rows("train", batch, seed * steps + step, (0, 1))
+            ids, mask, labels = collate(list(data), PADDING)
+            keep = labels != IGNORED
+            logits = backbone(input_ids=ids, attention_mask=mask).logits[keep]
+            loss = F.cross_entropy(logits, labels[keep])
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(backbone.parameters(), 1.0)
+            for group in optimizer.param_groups:
+                group["lr"] = lr * min(1.0, (step + 1) / 100)
+            optimizer.step()
+            optimizer.zero_grad()
+            right = (logits.argmax(dim=-1) == labels[keep]).float().mean().item()
+            good = good + 1 if right >= RIGHT_ENOUGH else 0
+            bar.set_postfix(loss=f"{loss.item():.4f}", right=f"{right:.1%}")
+            if good == 20:
+                break
+    backbone.eval()
+    return right
