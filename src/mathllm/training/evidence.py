@@ -8,19 +8,27 @@ One token a sign, the answer one token:
 The same generator and the same splits as the permutations of mathllm.data.chains.
 """
 
+import json
 import random
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
+import polars as pl
 import torch
 import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from mathllm.data.chains import LONGEST, cycle, split_of, structure_of
 from mathllm.errors import ParameterError
-from mathllm.tokens.batches import IGNORED, collate
+from mathllm.tokens.batches import IGNORED, collate, plan_batches
 from mathllm.tokens.rows import Example, TokenSet
+from mathllm.training.config import Compute, TrainConfig
+from mathllm.training.staircase import right_by_step
+from mathllm.training.supervision import begin, supervise
+from mathllm.trm import RecursiveLM
 from mathllm.wording import shown
 
 ARROW, SEPARATOR, STROKE, ASKED, PADDING = range(10, 15)  # after the ten digits
@@ -106,3 +114,33 @@ def pretrain(
                 break
     backbone.eval()
     return right
+
+
+def answers(model: RecursiveLM, data: TokenSet, steps: int) -> pl.DataFrame:
+    """A row for each of `data`: whether it is right, and whether the halting head says that its
+    answer stands, after 0 to `steps` steps; 0 is the backbone."""
+    right, sure = right_by_step(model, data, PADDING, steps)
+    return pl.DataFrame(
+        {
+            "row": range(len(data)),
+            "hops": data.by_step.hops.astype(np.int64),
+            "right": right.tolist(),
+            "sure": sure.tolist(),
+        }
+    )
+
+
+def training_flops(model: RecursiveLM, data: TokenSet, metrics: Path, config: TrainConfig) -> float:
+    """What training took, from its log: encoding once a group, and each supervision step forward
+    and backward, both counted on one group of rows of that size."""
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+    steps = [row for row in lines if "step" in row]
+    groups = len({row["group"] for row in steps})
+    passes = sum(len(row["losses"]) for row in steps)
+    batch = plan_batches(data.lengths, config.batch, config.seed)[0]
+    with FlopCounterMode(display=False) as encoding:
+        micro = begin(model, data, batch, PADDING)
+    with FlopCounterMode(display=False) as supervision:
+        supervise(model, data, micro, PADDING, config, Compute(), None, 1.0)
+    model.zero_grad()
+    return groups * encoding.get_total_flops() + passes * supervision.get_total_flops()

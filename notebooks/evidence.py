@@ -1,0 +1,166 @@
+# ---
+# jupyter:
+#   jupytext:
+#     cell_metadata_filter: tags
+#     formats: ipynb,py:percent
+#     notebook_metadata_filter: kernelspec,jupytext
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Does the recursion win, and not the parameters?
+#
+# Trains one arm of the experiment of docs/EVIDENCE.md with one seed, and asks it 4,000 problems
+# that it has not seen. A permutation of eight digits is listed; asked is where k applications lead.
+
+# %%
+import os
+import sys
+from pathlib import Path
+
+# On Kaggle the package comes in a dataset; a clone has it in src/.
+inputs = Path(os.environ.get("MATHLLM_INPUT_ROOT") or "/kaggle/input")
+places = ["*", "*/*", "datasets/*/*", "datasets/*/*/*"]
+found = [p for place in places for p in inputs.glob(f"{place}/mathllm/__init__.py")]
+found += [p / "src/mathllm/__init__.py" for p in [Path.cwd(), *Path.cwd().parents]]
+sys.path.insert(0, next(str(p.parents[1]) for p in found if p.is_file()))
+# %matplotlib inline
+
+# %% tags=["parameters"]
+backbone: str = ""  # folder with a small backbone; empty: one is pre-trained first, from seed 0
+name: str = "recursion"  # what the report calls this way to train
+arm: str = "paper"  # paper, single, untied, copied, middle, low_rank (mathllm.training.baselines)
+n_latent: int = 1  # n: latent updates in a latent recursion, of arm paper
+T_recursion: int = 1  # T: latent recursions in a deep recursion, of arm paper
+N_supervision: int = 12  # N_sup: supervision steps at most; 1: no loop
+layers: int = 2  # L: layers of the network
+rank: int = 8  # of arm low_rank
+targets: str = "steps"  # of the supervision steps: steps, same, final, shuffled
+forced: int = 6  # with targets steps: depth to force first
+window: int = 6  # supervision steps that one gradient goes through, up to 8
+beyond: int = 3  # supervision steps beyond the hops, at most
+gate: float = 0.9  # share of right rows at which depth or hops rise
+patience: int = 2_000  # groups after which a gate is given up
+trained_hops: int = 6  # rows of 1 to so many hops are trained on
+strokes: bool = False  # hops in strokes and not in digits
+rows: int = 200_000  # training rows, each once
+batch: int = 4_096  # tokens a group
+lr: float = 1e-3  # peak learning rate of AdamW
+test_rows: int = 4_000  # problems asked, as many of each number of hops
+test_hops: int = 8  # the most hops that are asked for
+test_steps: int = 12  # supervision steps after which answers are looked at
+seed: int = 1  # of weights, rows and order
+threads: int = 1  # CPU threads
+output_dir: str = "runs/evidence"  # folder: gets trial.parquet, trm/, metrics.json(l)
+
+# %%
+import json
+import time
+
+import numpy as np
+import torch
+from IPython.display import display
+
+from mathllm.errors import ParameterError
+from mathllm.evaluation.evidence import TRIALS, Trial
+from mathllm.metrics import record
+from mathllm.parameters import check_parameters
+from mathllm.training import evidence
+from mathllm.training.baselines import build
+from mathllm.training.config import Saving, TrainConfig
+from mathllm.training.figures import plot_curriculum, plot_staircase
+from mathllm.training.run import train
+from mathllm.training.staircase import by_hops
+from mathllm.trm import load_backbone, save_checkpoint
+
+check_parameters(globals(), __annotations__)
+torch.set_num_threads(threads)
+output = Path(output_dir)
+settings = {name: globals()[name] for name in __annotations__}
+for name in ("backbone", "output_dir", "threads"):
+    settings.pop(name)
+
+# %% [markdown]
+# ## The backbone
+#
+# It knows rows of no hop and of one, and is frozen from here on.
+
+# %%
+place = Path(backbone) if backbone else output / "backbone"
+if not (place / "config.json").is_file():
+    if backbone:
+        raise ParameterError(f"backbone: {place} has no config.json: give a backbone's folder")
+    small = evidence.small_backbone(seed=0)
+    print(f"{evidence.pretrain(small, seed=0):.1%} of a batch of 0 and 1 hops are right")
+    small.save_pretrained(place)
+frozen = load_backbone(place)
+print(f"{sum(p.numel() for p in frozen.parameters()):,} parameters")
+
+# %% [markdown]
+# ## Training
+
+# %%
+torch.manual_seed(seed)
+trm = {"n": n_latent, "T": T_recursion, "N_sup": N_supervision, "layers": layers}
+model = build(arm, frozen, trm, rank)
+data = evidence.rows("train", rows, seed, range(1, trained_hops + 1), strokes)
+config = TrainConfig(
+    batch=batch,
+    lr=lr,
+    targets=targets,
+    gated=True,
+    forced=forced,
+    window=window,
+    beyond=beyond,
+    gate=gate,
+    patience=patience,
+    seed=seed,
+)
+began = time.perf_counter()
+train(model, data, config, evidence.PADDING, output, saving=Saving(every_minutes=5.0))
+seconds = time.perf_counter() - began
+log = output / "metrics.jsonl"
+display(plot_curriculum(log, gate))
+
+# %% [markdown]
+# ## Problems that it has not seen
+
+# %%
+asked = evidence.rows("test", test_rows, 0, range(1, test_hops + 1), strokes)
+answers = evidence.answers(model, asked, test_steps)
+shares = by_hops(np.array(answers["right"].to_list()), answers["hops"].to_numpy())
+display(plot_staircase(shares))
+
+# %%
+stage = json.loads(log.read_text().splitlines()[-1])["stage"]
+trial = Trial(
+    name=name,
+    seed=seed,
+    lr=lr,
+    parameters=sum(p.numel() for _, p in model.trm_parameters()),
+    trained_rows=rows,
+    flops=evidence.training_flops(model, data, log, config),
+    seconds=seconds,
+    stage=stage,
+    settings=settings,
+)
+TRIALS.write(output / "trial.parquet", trial, answers)
+save_checkpoint(model, output / "trm")
+deep = [share[-1] for k, share in shares.items() if 3 <= k <= trained_hops]
+record(
+    output,
+    right_deep=sum(deep) / max(len(deep), 1),
+    parameters=trial.parameters,
+    flops=trial.flops,
+    training_seconds=seconds,
+    **{f"right_{k}_hops": share[-1] for k, share in shares.items()},
+)
+print(f"{trial.parameters:,} parameters, {trial.flops:.3g} FLOPs, {seconds:.0f} s, stage {stage}")

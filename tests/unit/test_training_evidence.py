@@ -1,0 +1,99 @@
+"""The experiment's task: its rows, its splits, and what a trial says of itself."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from mathllm.errors import ParameterError
+from mathllm.evaluation.evidence import TRIALS, Trial
+from mathllm.training import evidence
+from mathllm.training.baselines import ARMS, build
+from mathllm.training.config import Saving, TrainConfig
+from mathllm.training.run import train
+
+CONFIG = TrainConfig(targets="steps", gated=True, batch=640, lr=1e-3, forced=2, window=2)
+
+
+def read(example: evidence.Example) -> tuple[dict[int, int], int, int]:
+    """The listed function, the hops and the start, from the tokens alone."""
+    prompt = [int(token) for token in example.tokens[: example.prompt]]
+    table, hops, (start, asked) = prompt[:24], prompt[25:-3], prompt[-2:]
+    assert asked == evidence.ASKED
+    assert prompt[24] == prompt[-3] == evidence.SEPARATOR
+    k = hops[0] if hops and hops[0] != evidence.STROKE else len(hops)
+    return dict(zip(table[::3], table[2::3], strict=True)), k, start
+
+
+@pytest.mark.parametrize("strokes", [False, True])
+def test_labels_are_where_so_many_applications_lead(strokes):
+    data = evidence.rows("test", 90, 0, range(9), strokes)
+    for number, example in enumerate(data):
+        follow, k, value = read(example)
+        assert k == example.hops == number % 9
+        walked = [value]
+        for _ in range(8):
+            walked.append(follow[walked[-1]])
+        assert list(example.tokens[example.prompt :]) == [walked[k]]
+        if k:
+            assert [int(example.labels(step)[0]) for step in range(1, 9)] == walked[1:]
+
+
+def test_no_function_is_in_two_splits():
+    seen = [
+        {frozenset(read(example)[0].items()) for example in evidence.rows(split, 2_000, 1, [1])}
+        for split in ("train", "development", "test")
+    ]
+    assert not seen[0] & seen[1]
+    assert not seen[0] & seen[2]
+    assert not seen[1] & seen[2]
+
+
+@pytest.mark.parametrize("hops", [[], [9], [-1, 2]])
+def test_hops_that_there_are_not_are_named(hops):
+    with pytest.raises(ParameterError, match="integers of 0 to 8"):
+        evidence.rows("train", 10, 0, hops)
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_a_trial_counts_its_work_and_comes_back_from_its_file(tmp_path, arm):
+    backbone = evidence.small_backbone(seed=0, hidden_size=16).eval()
+    steps = 1 if arm == "low_rank" else 6
+    config = replace(CONFIG, forced=0) if arm == "low_rank" else CONFIG
+    config = replace(config, targets="same") if arm == "low_rank" else config
+    model = build(arm, backbone, {"n": 1, "T": 1, "N_sup": steps})
+    data = evidence.rows("train", 200, 3, range(1, 4))
+    train(model, data, config, evidence.PADDING, tmp_path, saving=Saving(every_minutes=60))
+    table = evidence.answers(model, evidence.rows("test", 40, 0, range(1, 5)), steps=3)
+    log = tmp_path / "metrics.jsonl"
+    flops = evidence.training_flops(model, data, log, config)
+    groups = {json.loads(line).get("group") for line in log.read_text().splitlines()} - {None}
+    weights = sum(p.numel() for p in backbone.model.layers.parameters() if p.ndim == 2)
+    rows = 640 // len(data[0].tokens)
+    # Each weight of the backbone is multiplied once for each token that is encoded.
+    least = 2 * weights * rows * len(data[0].tokens) * len(groups)
+    assert least <= flops < 100 * least
+    trial = Trial(arm, 3, 1e-3, 10, 200, flops, 1.0, "hold 1", {"layers": 2})
+    path = tmp_path / "trial.parquet"
+    TRIALS.write(path, trial, table)
+    found, again = TRIALS.read(path)
+    assert found == trial
+    assert np.array(again["right"].to_list()).shape == (40, 4)
+    assert again["hops"].to_list() == [1, 2, 3, 4] * 10
+
+
+def test_pre_training_lowers_the_loss_on_rows_of_no_and_one_hop():
+    backbone = evidence.small_backbone(seed=0, hidden_size=32)
+    data = evidence.rows("test", 64, 0, [0])
+    ids = torch.tensor(np.array([example.tokens for example in data]))
+
+    def right() -> float:
+        with torch.no_grad():
+            logits = backbone(input_ids=ids[:, :-1].long()).logits[:, -1]
+        return (logits.argmax(-1) == ids[:, -1]).float().mean().item()
+
+    before = right()
+    evidence.pretrain(backbone, seed=0, steps=120, lr=3e-3, batch=64)
+    assert right() > max(0.3, before)
