@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from mathllm.cli.main import main
 from mathllm.errors import ResultsError
 from mathllm.evaluation.evidence import (
     BEGIN,
@@ -85,6 +86,25 @@ def test_only_what_stands_between_the_marks_is_made_anew():
     assert replaced(made, "new\n") == made
     with pytest.raises(ResultsError, match="put them where tables go"):
         replaced("nothing", "new")
+
+
+def test_the_command_puts_the_tables_into_a_document(tmp_path, paths, capsys):
+    document = tmp_path / "EVIDENCE.md"
+    document.write_text(f"# Evidence\n\n{BEGIN}\n{END}\n")
+    command = ["evidence", str(tmp_path), "--document", str(document)]
+    assert main(tmp_path, command) == 0
+    assert "tables of 6 trials, 3 ways to train" in capsys.readouterr().out
+    text = document.read_text()
+    assert "### recursion against no loop, 3–6 hops" in text
+    assert main(tmp_path, command) == 0
+    assert document.read_text() == text
+    for wrong, named in (
+        (["--document", str(tmp_path / "none.md")], "none.md does not exist"),
+        (["--primary", "loop"], "no trial is named 'loop'"),
+        ([str(tmp_path / "x.parquet")], "x.parquet does not exist"),
+    ):
+        assert main(tmp_path, [*command, *wrong]) == 2
+        assert named in capsys.readouterr().err
 
 
 def test_trials_that_do_not_belong_together_are_refused_by_name(tmp_path, paths):

@@ -1,4 +1,4 @@
-"""The evaluation's part of the command line: report, replay."""
+"""The evaluation's part of the command line: report, replay, evidence."""
 
 import argparse
 from functools import partial
@@ -45,6 +45,7 @@ def add_commands(commands: argparse._SubParsersAction, root: Path, contest: "Con
         help="wrong answers of each engine in the page, at most",
     )
     _add_replay(commands)
+    _add_evidence(commands, root)
 
 
 def _add_replay(commands: argparse._SubParsersAction) -> None:
@@ -84,6 +85,54 @@ def _add_replay(commands: argparse._SubParsersAction) -> None:
     )
     replay.add_argument("--seed", metavar="N", type=int, default=0, help="of what is resampled")
     replay.add_argument("--out", metavar="FILE", type=Path, help="the figures as JSON")
+
+
+def _add_evidence(commands: argparse._SubParsersAction, root: Path) -> None:
+    evidence = add_command(
+        commands,
+        "evidence",
+        "what trials of notebooks/evidence.ipynb say, as the tables of docs/EVIDENCE.md",
+        "Read trials (several ways to train, each with several seeds, all asked the same problems) "
+        "and put their tables between the two marks of a document: right answers, the primary "
+        "contrast, all others, the staircase and halting. The same files give the same text.",
+    )
+    evidence.set_defaults(function=run_evidence)
+    evidence.add_argument(
+        "files", metavar="FILE", nargs="+", type=Path, help="trials, or folders with some"
+    )
+    evidence.add_argument(
+        "--document",
+        metavar="FILE",
+        type=Path,
+        default=root / "docs" / "EVIDENCE.md",
+        help="where the tables go (default docs/EVIDENCE.md)",
+    )
+    evidence.add_argument(
+        "--primary", metavar="NAME", default="recursion", help="the way that is compared"
+    )
+    evidence.add_argument(
+        "--control", metavar="NAME", default="no loop", help="the one of the primary contrast"
+    )
+
+
+def run_evidence(options: argparse.Namespace) -> int:
+    # Here and not above: they take a second that no other command needs.
+    from mathllm.evaluation.evidence import read_ways, replaced, report
+
+    paths = []
+    for path in options.files:
+        paths += sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
+    ways = read_ways(paths)
+    tables = report(ways, options.primary, options.control)
+    if not options.document.is_file():
+        raise ParameterError(
+            f"{options.document} does not exist: give the document with --document"
+        )
+    text = options.document.read_text(encoding="utf-8")
+    options.document.write_text(replaced(text, tables), encoding="utf-8")
+    trials = sum(len(way.trials) for way in ways.values())
+    SAY(f"{options.document}: tables of {trials} trials, {len(ways)} ways to train")
+    return OK
 
 
 def run_replay(options: argparse.Namespace) -> int:
