@@ -88,7 +88,8 @@ def test_only_what_stands_between_the_marks_is_made_anew():
         replaced("nothing", "new")
 
 
-def test_the_command_puts_the_tables_into_a_document(tmp_path, paths, capsys):
+@pytest.mark.usefixtures("paths")
+def test_the_command_puts_the_tables_into_a_document(tmp_path, capsys):
     document = tmp_path / "EVIDENCE.md"
     document.write_text(f"# Evidence\n\n{BEGIN}\n{END}\n")
     command = ["evidence", str(tmp_path), "--document", str(document)]
@@ -98,13 +99,15 @@ def test_the_command_puts_the_tables_into_a_document(tmp_path, paths, capsys):
     assert "### recursion against no loop, 3–6 hops" in text
     assert main(tmp_path, command) == 0
     assert document.read_text() == text
+    none = str(tmp_path / "none")
     for wrong, named in (
-        (["--document", str(tmp_path / "none.md")], "none.md does not exist"),
-        (["--primary", "loop"], "no trial is named 'loop'"),
-        ([str(tmp_path / "x.parquet")], "x.parquet does not exist"),
+        (["evidence", str(tmp_path), "--document", none], "none does not exist"),
+        (["evidence", none, "--document", str(document)], "none does not exist"),
+        ([*command, "--primary", "loop"], "no trial is named 'loop'"),
     ):
-        assert main(tmp_path, [*command, *wrong]) == 2
+        assert main(tmp_path, wrong) == 2
         assert named in capsys.readouterr().err
+    assert document.read_text() == text
 
 
 def test_trials_that_do_not_belong_together_are_refused_by_name(tmp_path, paths):

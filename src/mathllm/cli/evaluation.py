@@ -124,14 +124,12 @@ def run_evidence(options: argparse.Namespace) -> int:
         paths += sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
     ways = read_ways(paths)
     tables = report(ways, options.primary, options.control)
-    if not options.document.is_file():
-        raise ParameterError(
-            f"{options.document} does not exist: give the document with --document"
-        )
-    text = options.document.read_text(encoding="utf-8")
-    options.document.write_text(replaced(text, tables), encoding="utf-8")
+    document = options.document
+    if not document.is_file():
+        raise ParameterError(f"{document} does not exist: give the document with --document")
+    document.write_text(replaced(document.read_text(encoding="utf-8"), tables), encoding="utf-8")
     trials = sum(len(way.trials) for way in ways.values())
-    SAY(f"{options.document}: tables of {trials} trials, {len(ways)} ways to train")
+    SAY(f"{document}: tables of {trials} trials, {len(ways)} ways to train")
     return OK
 
 
