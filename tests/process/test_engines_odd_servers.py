@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from helpers.odd_server import ENDLESS, STREAM, event, hold, say, serving
 from helpers.scripted import make_tokenizer
 from mathllm.engines.base import EngineError, SamplingConfig
-from mathllm.engines.remote import RemoteEngine
+from mathllm.engines.remote import RemoteEngine, _Seeds
 from mathllm.engines.server import Server, is_ready
 from mathllm.errors import ParameterError
 from mathllm.solving import EngineSettings, Solver, SolverSettings
@@ -330,6 +330,20 @@ def dying_of_seeds(connection, body):
         connection.sendall(STREAM)
     else:
         say(STREAM, WHOLE)(connection, body)
+
+
+def test_samples_that_one_death_ends_count_once_though_a_token_is_read_between_them():
+    seeds, asked = _Seeds(), time.monotonic()
+    broken = ConnectionResetError("reset")
+    for _ in range(4):
+        seeds.taken(asked)
+    for _ in range(4):
+        assert not seeds.blamed(broken)
+        seeds.taken(asked)  # it lay in a buffer
+    assert seeds.sent(SamplingConfig())
+    seeds.taken(time.monotonic())  # of a server that was started again
+    assert seeds.blamed(broken)
+    assert not seeds.sent(SamplingConfig())
 
 
 @pytest.mark.parametrize("answer", [refusing_seeds, dying_of_seeds])

@@ -132,6 +132,7 @@ class RemoteEngine:
         if row.done:
             return
         stream.begin()
+        asked = time.monotonic()
         # A socket that is not connected yet cannot be shut by the watcher.
         seconds = max(min(CONNECT_SECONDS, stream.left()), WATCH_SECONDS)
         # What goes on has a seed of its own: not the same numbers twice.
@@ -148,7 +149,7 @@ class RemoteEngine:
                     stream.heard = self._pulse.last = time.monotonic()
                     stream.served = True
                     if seeded:
-                        self._seeds.taken()
+                        self._seeds.taken(asked)
                 reason = choice.get("finish_reason")
                 if reason is not None and not row.done:
                     if not isinstance(reason, str) or reason not in self.ends:  # "abort", "error"
@@ -217,16 +218,19 @@ class _Seeds:
 
     def __init__(self) -> None:
         self._wanted, self._proven, self._deaths = True, False, 0
-        self._lives = False  # whether a seeded sample had a token since the last death
+        # Whether a seeded sample that was asked for since the last death had a token.
+        self._lives, self._died = False, -math.inf
         self._lock = threading.Lock()
 
     def sent(self, config: SamplingConfig) -> bool:
         """Whether a request with these settings has one. Greedy samples need none."""
         return self._wanted and config.temperature > 0
 
-    def taken(self) -> None:
-        """A sample with a seed had a token."""
-        self._proven = self._lives = True
+    def taken(self, asked: float) -> None:
+        """A sample with a seed, asked for at this time.monotonic(), had a token. What a dead server
+        had sent before is still read after others have broken off."""
+        self._proven = True
+        self._lives = self._lives or asked > self._died
 
     def blamed(self, fault: Exception) -> bool:
         """Whether it was for the seed that a request failed, which had one."""
@@ -250,7 +254,7 @@ class _Seeds:
         if not self._proven:
             return _broke(fault)
         if _broke(fault) and self._lives and not _is_refusal(fault):
-            self._lives = False
+            self._lives, self._died = False, time.monotonic()
             self._deaths += 1
         return self._deaths > 1
 
