@@ -240,7 +240,7 @@ def test_what_does_not_fit_or_cannot_be_read_is_left_to_the_server(tmp_path, mon
 
 def test_a_sample_in_the_servers_queue_is_no_silence_until_nobody_gets_a_token(monkeypatch, caplog):
     """One sample is served, another waits for longer than the silence. Then both wait."""
-    monkeypatch.setattr("mathllm.engines.remote.SILENCE_SECONDS", 2.0)
+    monkeypatch.setattr("mathllm.engines.streams.SILENCE_SECONDS", 2.0)
     tokenizer = make_tokenizer()
     asked = []
 
@@ -273,7 +273,7 @@ def test_a_sample_in_the_servers_queue_is_no_silence_until_nobody_gets_a_token(m
 def test_a_sample_that_stalls_among_others_is_given_up_and_the_server_not_suspected(
     monkeypatch, caplog
 ):
-    monkeypatch.setattr("mathllm.engines.remote.SILENCE_SECONDS", 0.6)
+    monkeypatch.setattr("mathllm.engines.streams.SILENCE_SECONDS", 0.6)
     tokenizer = make_tokenizer()
     asked = []
 

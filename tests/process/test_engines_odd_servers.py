@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from helpers.odd_server import ENDLESS, STREAM, event, hold, say, serving
 from helpers.scripted import make_tokenizer
+from mathllm.engines.absence import Seeds
 from mathllm.engines.base import EngineError, SamplingConfig
-from mathllm.engines.remote import RemoteEngine, _Seeds
+from mathllm.engines.remote import RemoteEngine
 from mathllm.engines.server import Server, is_ready
 from mathllm.errors import ParameterError
 from mathllm.solving import EngineSettings, Solver, SolverSettings
@@ -76,7 +77,7 @@ def test_a_cancelled_sample_ends_at_once(name, tokenizer):
 def test_a_server_that_goes_on_without_tokens_counts_as_hanging_without_a_deadline_too(
     tokenizer, monkeypatch
 ):
-    monkeypatch.setattr("mathllm.engines.remote.SILENCE_SECONDS", 1.0)
+    monkeypatch.setattr("mathllm.engines.streams.SILENCE_SECONDS", 1.0)
     with serving(ENDLESS["comments"]) as (url, _), pytest.raises(EngineError, match="no token for"):
         ask(url, tokenizer)
 
@@ -333,7 +334,7 @@ def dying_of_seeds(connection, body):
 
 
 def test_samples_that_one_death_ends_count_once_though_a_token_is_read_between_them():
-    seeds, asked = _Seeds(), time.monotonic()
+    seeds, asked = Seeds(), time.monotonic()
     broken = ConnectionResetError("reset")
     for _ in range(4):
         seeds.taken(asked)

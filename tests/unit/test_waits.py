@@ -81,7 +81,7 @@ ENDS = {
         competition/protocol/server.py InferenceServer.stop: server.stop(grace=None).wait
         engines/exchange.py Exchange.__enter__: self._connection.connect
         engines/local.py LocalEngine._run_arrivals: time.sleep
-        engines/remote.py _Watcher._watch: time.sleep
+        engines/streams.py Watcher._watch: time.sleep
         engines/server.py wait_until_ready: time.sleep
         sandbox/channel.py Channel._receive: poller.poll
         sandbox/keeper.py Keeper._end_all: time.sleep
@@ -132,10 +132,10 @@ ENDS = {
         engines/local.py _Arrivals.add: with self._lock
         engines/local.py _Arrivals.over: with self._lock
         engines/local.py _Arrivals.take: with self._lock
-        engines/remote.py _Seeds.blamed: with self._lock
+        engines/absence.py Seeds.blamed: with self._lock
         engines/remote_chat.py Pieces.encode: with self._lock
-        engines/remote.py _Watcher._watch: with self._lock
-        engines/remote.py _Watcher.watch: with self._lock
+        engines/streams.py Watcher._watch: with self._lock
+        engines/streams.py Watcher.watch: with self._lock
         solving/attempts.py Runner._run_all: with self._lock
         solving/attempts.py Runner._start: with self._lock
         solving/attempts.py Runner._turns: with self._lock

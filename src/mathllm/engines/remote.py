@@ -10,9 +10,9 @@ import math
 import threading
 import time
 from collections.abc import Callable, Mapping
-from http.client import HTTPException
 from typing import Any
 
+from mathllm.engines.absence import EndedError, Seeds, broke, is_away
 from mathllm.engines.base import (
     EngineError,
     FinishReason,
@@ -20,24 +20,17 @@ from mathllm.engines.base import (
     SamplingConfig,
     Vocabulary,
 )
-from mathllm.engines.events import StreamError, choices, measures
+from mathllm.engines.events import choices, measures
 from mathllm.engines.exchange import Exchange, check_url, key_header
 from mathllm.engines.requests import Row, row_of
+from mathllm.engines.streams import WATCH_SECONDS, Pulse, Stream, Watcher
 from mathllm.wording import shown, writable
 
 CONNECT_SECONDS = 5.0
-# Without a token from the server, before a sample counts as hanging: at most this long, and at
-# most this share of the time that it has, so that a spare engine has the rest.
-SILENCE_SECONDS = 60.0
-SILENCE_SHARE = 0.25
 PATIENCE_SHARE = 0.5  # of a sample's time, that a server which is away is waited for
 PAUSE_SECONDS, MOST_PAUSE_SECONDS = 0.2, 5.0  # between two requests meanwhile
-SERVER_ERROR = 500
-WATCH_SECONDS = 0.05  # between two looks at the clock and the cancel flags
 TEXT_CHARS = 1 << 18  # of one piece without ids: more would be tokenised beyond the deadline
 TOP = 5  # most likely tokens whose probabilities are asked for: entropy from below
-
-SILENT = "silent"  # the `event` of a log record that says that no sample gets a token any more
 
 Read = Callable[[dict[str, Any]], tuple[list[int], list[float], list[float]]]
 
@@ -72,15 +65,15 @@ class RemoteEngine:
         self.max_positions = max_positions
         self.patience_seconds = patience_seconds
         self._headers = key_header(api_key)
-        self._watcher = _Watcher()
-        self._seeds = _Seeds()
-        self._pulse = _Pulse(self.url)
+        self._watcher = Watcher()
+        self._seeds = Seeds()
+        self._pulse = Pulse(self.url)
         self._logprobs = True  # until the server refuses to tell them
 
     def start(self, prompt: Prompt, config: SamplingConfig, seed: int) -> Row:
         """As Engine.start. A request that fails ends its sample by "fault"."""
         row = self._row(prompt, config, seed)
-        stream = _Stream(row, self._pulse)
+        stream = Stream(row, self._pulse)
         self._watcher.watch(stream)
         threading.Thread(target=self._run, args=(stream,), name="stream", daemon=True).start()
         return row
@@ -88,7 +81,7 @@ class RemoteEngine:
     def _row(self, prompt: Prompt, config: SamplingConfig, seed: int) -> Row:
         return row_of(prompt, config, seed, self.vocabulary.size, self.max_positions)
 
-    def _run(self, stream: "_Stream") -> None:
+    def _run(self, stream: Stream) -> None:
         """One sample, asked for again while its server is away and time is left for that. It goes
         on from the tokens that it has."""
         again = time.monotonic() + min(self.patience_seconds, PATIENCE_SHARE * stream.left())
@@ -103,8 +96,8 @@ class RemoteEngine:
                 begun = bool(stream.row.completion.tokens)
                 if not begun and (blamed or (told and self._does_without_logprobs(fault))):
                     continue
-                broke = _broke(fault) and self.goes_on if begun else _is_away(fault)
-                if not broke or time.monotonic() + pause > again:
+                waited = broke(fault) and self.goes_on if begun else is_away(fault)
+                if not waited or time.monotonic() + pause > again:
                     stream.fail(self._named(fault))
                     return
             stream.row.wait(pause)
@@ -125,7 +118,7 @@ class RemoteEngine:
         named.__cause__ = fault
         return named
 
-    def _stream(self, stream: "_Stream", seeded: bool) -> None:
+    def _stream(self, stream: Stream, seeded: bool) -> None:
         """One request. Its tokens are added as they come."""
         row = stream.row
         row.end_if_asked()
@@ -157,7 +150,7 @@ class RemoteEngine:
                     row.end(self.ends[reason])
                 if row.done:  # leaving the block closes the connection, which ends the request
                     return
-        raise _EndedError("the stream ended before the completion did")
+        raise EndedError("the stream ended before the completion did")
 
     def _body(self, row: Row) -> dict[str, Any]:
         config = row.config
@@ -202,155 +195,3 @@ class RemoteEngine:
         ):
             raise EngineError(f"the token_ids of a reply are no ids of 0…{size - 1}")
         return tokens, *measures(choice.get("logprobs"), len(tokens), math.log(size))
-
-
-class _EndedError(EngineError):
-    """A reply that broke off."""
-
-
-class _Seeds:
-    """Whether a server takes seeds: some refuse them, and vLLM's CPU build dies of one, at once
-    or where a prompt is read in parts.
-
-    None is sent any more after a refusal that names the seed, a death before any seeded sample
-    had a token, and a second death; samples then differ from run to run.
-    """
-
-    def __init__(self) -> None:
-        self._wanted, self._proven, self._deaths = True, False, 0
-        # Whether a seeded sample that was asked for since the last death had a token.
-        self._lives, self._died = False, -math.inf
-        self._lock = threading.Lock()
-
-    def sent(self, config: SamplingConfig) -> bool:
-        """Whether a request with these settings has one. Greedy samples need none."""
-        return self._wanted and config.temperature > 0
-
-    def taken(self, asked: float) -> None:
-        """A sample with a seed, asked for at this time.monotonic(), had a token. What a dead server
-        had sent before is still read after others have broken off."""
-        self._proven = True
-        self._lives = self._lives or asked > self._died
-
-    def blamed(self, fault: Exception) -> bool:
-        """Whether it was for the seed that a request failed, which had one."""
-        refused = isinstance(fault, EngineError) and "seed" in str(fault)
-        gone = isinstance(fault, ConnectionRefusedError | TimeoutError)  # before it was asked
-        with self._lock:
-            if not refused and (gone or not self._dies(fault)):
-                return False
-            first, self._wanted = self._wanted, False
-        if first:
-            log.warning(
-                "the server %s a request with a seed (%s): from now on none is sent, and samples "
-                "are other ones in each run",
-                "refuses" if refused else "died of",
-                " ".join(str(fault).split())[:200] or type(fault).__name__,
-            )
-        return True
-
-    def _dies(self, fault: Exception) -> bool:
-        """Whether this is a death to blame a seed for. All that one death ends count once."""
-        if not self._proven:
-            return _broke(fault)
-        if _broke(fault) and self._lives and not _is_refusal(fault):
-            self._lives, self._died = False, time.monotonic()
-            self._deaths += 1
-        return self._deaths > 1
-
-
-def _is_away(fault: Exception) -> bool:
-    """Whether a fault says that a server is starting, overloaded or gone, not that it refuses."""
-    if isinstance(fault, EngineError):
-        return fault.status is not None and fault.status >= SERVER_ERROR
-    return isinstance(fault, OSError | HTTPException)
-
-
-def _broke(fault: Exception) -> bool:
-    """Whether it is the server that went, in the middle or before."""
-    return _is_away(fault) or isinstance(fault, _EndedError)
-
-
-def _is_refusal(fault: Exception) -> bool:
-    """Whether a server is there and says by its status that it cannot now."""
-    return isinstance(fault, EngineError) and not isinstance(fault, _EndedError | StreamError)
-
-
-class _Pulse:
-    """When the last token came, of any sample."""
-
-    def __init__(self, url: str) -> None:
-        self.last = self._said = -math.inf
-        self._url = url
-
-    def missed(self, seconds: float) -> None:
-        """A sample has waited so long in vain: it is said, if all have. Once in that time."""
-        now = time.monotonic()
-        if now - max(self.last, self._said) > seconds:
-            self._said = now
-            why = f"{self._url} gave no token of any sample for {seconds:.1f} s"
-            log.warning("%s", why, extra={"event": SILENT})
-
-
-class _Stream:
-    """A row's request on its way. `heard` is when its last token came, by time.monotonic."""
-
-    def __init__(self, row: Row, pulse: _Pulse) -> None:
-        self.row, self._pulse = row, pulse
-        self.exchange: Exchange | None = None
-        self.heard: float | None = None
-        self.served = False  # whether this request has had a token
-        self._silence = math.inf
-
-    def begin(self) -> None:
-        """Its clock runs from here on."""
-        self.heard, self.served = time.monotonic(), False
-        self._silence = min(SILENCE_SECONDS, SILENCE_SHARE * self.left())
-
-    def left(self) -> float:
-        """Seconds until its deadline."""
-        deadline = self.row.config.deadline
-        return math.inf if deadline is None else deadline - time.monotonic()
-
-    def fail(self, fault: Exception) -> None:
-        """It broke; no fault where it had its end already."""
-        self.row.end("fault", fault)
-
-    def _last_token(self) -> float:
-        """When its last one came; before this request's first, when any sample's did: it may
-        stand in the server's queue."""
-        return self.heard if self.served else max(self.heard, self._pulse.last)
-
-    def look(self) -> None:
-        """End the row that is late, cancelled or silent, and with it the wait for it."""
-        self.row.end_if_asked()
-        if self.heard is not None and time.monotonic() - self._last_token() > self._silence:
-            self.fail(EngineError(f"no token for {self._silence:.1f} s"))
-            self._pulse.missed(self._silence)
-        if self.row.done and self.exchange is not None:
-            self.exchange.abort()
-
-
-class _Watcher:
-    """A thread that ends streams whatever their own threads wait for, while there are any."""
-
-    def __init__(self) -> None:
-        self._streams: list[_Stream] = []
-        self._lock = threading.Lock()
-
-    def watch(self, stream: _Stream) -> None:
-        """Until its end."""
-        with self._lock:
-            self._streams.append(stream)
-            if len(self._streams) == 1:
-                threading.Thread(target=self._watch, name="streams", daemon=True).start()
-
-    def _watch(self) -> None:
-        while True:
-            with self._lock:
-                for stream in self._streams:
-                    stream.look()
-                self._streams = [stream for stream in self._streams if not stream.row.done]
-                if not self._streams:
-                    return
-            time.sleep(WATCH_SECONDS)
