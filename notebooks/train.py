@@ -49,6 +49,7 @@ num_samples: int = 2500  # training rows; 0: all
 offset: int = 0  # rows to leave out at the beginning
 held_out: int = 300  # rows kept from training, for the loss against the backbone's
 max_length: int = 1024  # tokens of a row; longer ones are dropped, never cut
+answers_only: int = 0  # over 0: answers alone, of rows whose worked solution has so many results
 n_latent: int = 2  # n: latent updates in a latent recursion
 T_recursion: int = 2  # T: latent recursions in a deep recursion, the last with gradient
 N_supervision: int = 4  # N_sup: supervision steps, each with an optimizer step
@@ -95,6 +96,7 @@ from mathllm.data.decontaminate import Reserved
 from mathllm.data.selection import select_rows
 from mathllm.data.sources import Filters, read_statements
 from mathllm.data.token_store import prepare
+from mathllm.data.worked_steps import answers_alone
 from mathllm.metrics import record
 from mathllm.parameters import check_parameters, parse_list, parse_mapping
 from mathllm.paths import input_root, locate, locate_weights
@@ -174,9 +176,12 @@ for name, _, words in chosen.contamination.examples:
 
 # %%
 tokenizer = load_tokenizer(source / "backbone")
+parts = [chosen.train, chosen.held_out.lazy()]
+if answers_only:  # the results on the way are what the supervision steps are taught
+    parts = [answers_alone(rows, answers_only) for rows in parts]
 train_set, test_set = (
-    prepare(rows, tokenizer, output / "tokens", max_length)
-    for rows in (chosen.train, chosen.held_out.lazy())
+    prepare(rows, tokenizer, output / "tokens", max_length, aligned=not answers_only)
+    for rows in parts
 )
 print(", ".join(f"{count:,} {what}" for what, count in train_set.report.items() if count))
 print(f"{train_set.lengths.sum():,} tokens, {train_set.label_share:.0%} of them labels")
