@@ -66,7 +66,12 @@ def test_the_same_rows_are_tokenised_once(tmp_path, monkeypatch):
     monkeypatch.setattr(store, "encode", None)  # a second call of it would fail
     again = prepared(tmp_path)
     assert (again.key, again.folder) == (first.key, first.folder)
-    assert contents(first.folder).keys() == {"description.json", "rows.parquet", "tokens.bin"}
+    assert contents(first.folder).keys() == {
+        "description.json",
+        "rows.parquet",
+        "steps.bin",
+        "tokens.bin",
+    }
 
 
 def test_whatever_shapes_the_tokens_is_in_the_key(tmp_path):

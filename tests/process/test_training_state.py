@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from helpers.killed_training import CONFIG, run
+from helpers.killed_training import CONFIG, CURRICULUM, run
 from helpers.models import make_backbone, random_trm
 from helpers.training import metrics, token_set
 from mathllm.errors import CheckpointError
@@ -32,26 +32,42 @@ def left_alone(tmp_path_factory) -> tuple[Path, list[torch.Tensor]]:
     return output, run(output)
 
 
+@pytest.fixture(scope="module")
+def curriculum_left_alone(tmp_path_factory) -> tuple[Path, list[torch.Tensor]]:
+    """The same of a run in phases."""
+    output = tmp_path_factory.mktemp("curriculum-left-alone")
+    return output, run(output, config=CURRICULUM)
+
+
 def losses(output: Path) -> list[float]:
     return [row["loss"] for row in metrics(output)]
 
 
 @pytest.mark.slow
-def test_killed_twenty_times_it_ends_with_the_same_weights_bit_for_bit(tmp_path, left_alone):
+@pytest.mark.parametrize(
+    ("config", "undisturbed"), [(CONFIG, "left_alone"), (CURRICULUM, "curriculum_left_alone")]
+)
+def test_killed_twenty_times_it_ends_with_the_same_weights_bit_for_bit(
+    tmp_path, request, config, undisturbed
+):
+    output, expected = request.getfixturevalue(undisturbed)
     server = multiprocessing.get_context("forkserver")
     server.set_forkserver_preload(["helpers.killed_training"])  # imported once, not twenty times
     rng = random.Random(0)
     killed = 0
     while killed < KILLS:
-        child = server.Process(target=run, args=(tmp_path,))
+        child = server.Process(target=run, args=(tmp_path, 0.0, config))
         child.start()
         child.join(timeout=rng.uniform(0.0, 0.8))
         child.kill()
         child.join()
         assert child.exitcode == -signal.SIGKILL, "the run ended before it was killed often enough"
         killed += 1
-    weights = run(tmp_path)
-    output, expected = left_alone
+    weights = run(tmp_path, config=config)
+    if config is CURRICULUM:
+        stages = [row["stage"] for row in metrics(output)]
+        assert stages == sorted(stages)
+        assert set(stages) == {"forced 1", "hold 1"}
     assert all(torch.equal(a, b) for a, b in zip(weights, expected, strict=True))
     assert losses(tmp_path) == losses(output)
     best = [load_file(o / "best" / "model.safetensors") for o in (tmp_path, output)]
@@ -218,5 +234,7 @@ def test_a_checkpoint_of_an_unknown_format_says_so(stopped):
     folder = checkpoint.checkpoint_folders(stopped / "checkpoints")[0]
     description = json.loads((folder / "state.json").read_text())
     (folder / "state.json").write_text(json.dumps(description | {"format": 99}))
-    with pytest.raises(CheckpointError, match="has format 99, this version reads 1"):
+    with pytest.raises(
+        CheckpointError, match=f"has format 99, this version reads {checkpoint.FORMAT}"
+    ):
         checkpoint.read_state(folder)
