@@ -36,6 +36,7 @@ sys.path.insert(0, next(str(p.parents[1]) for p in found if p.is_file()))
 
 # %% tags=["parameters"]
 backbone: str = ""  # folder with a small backbone; empty: one is pre-trained first, from seed 0
+pretraining_steps: int = 4_000  # of that, at most
 name: str = "recursion"  # what the report calls this way to train
 arm: str = "paper"  # paper, single, untied, copied, middle, low_rank (mathllm.training.baselines)
 n_latent: int = 1  # n: latent updates in a latent recursion, of arm paper
@@ -99,7 +100,8 @@ if not (place / "config.json").is_file():
     if backbone:
         raise ParameterError(f"backbone: {place} has no config.json: give a backbone's folder")
     small = evidence.small_backbone(seed=0)
-    print(f"{evidence.pretrain(small, seed=0):.1%} of a batch of 0 and 1 hops are right")
+    share = evidence.pretrain(small, seed=0, steps=pretraining_steps)
+    print(f"{share:.1%} of a batch of 0 and 1 hops are right")
     small.save_pretrained(place)
 frozen = load_backbone(place)
 print(f"{sum(p.numel() for p in frozen.parameters()):,} parameters")
