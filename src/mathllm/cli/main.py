@@ -28,6 +28,8 @@ From a weights folder to a Kaggle submission, and how good it is.
   run        run a notebook with checked parameters
   batch      run notebooks over a grid of parameters, and compare what they measured
   report     what result files say, as a text with plots, or a page
+  replay     other rules to stop, to vote and to share time, over attempts drawn before
+  evidence   the tables of docs/EVIDENCE.md, from the experiment's trials
   wheels     lock the packages that Kaggle's image lacks
   fetch      download the competition's files
   check      whether everything is there that a delivery needs
