@@ -19,7 +19,7 @@
 # # Does the recursion win, and not the parameters?
 #
 # Trains one arm of the experiment of docs/EVIDENCE.md with one seed, and asks it 4,000 problems
-# that it has not seen. A permutation of eight digits is listed; asked is where k applications lead.
+# that it has not seen. A permutation of nine digits is listed; asked is where k applications lead.
 
 # %%
 import os
@@ -36,7 +36,7 @@ sys.path.insert(0, next(str(p.parents[1]) for p in found if p.is_file()))
 
 # %% tags=["parameters"]
 backbone: str = ""  # folder with a small backbone; empty: one is pre-trained first, from seed 0
-pretraining_steps: int = 4_000  # of that, at most
+pretraining_steps: int = 4_000  # optimizer steps of its pre-training, at most
 name: str = "recursion"  # what the report calls this way to train
 arm: str = "paper"  # paper, single, untied, copied, middle, low_rank (mathllm.training.baselines)
 n_latent: int = 1  # n: latent updates in a latent recursion, of arm paper
@@ -64,7 +64,6 @@ output_dir: str = "runs/evidence"  # folder: gets trial.parquet, trm/, metrics.j
 
 # %%
 import json
-import time
 
 import numpy as np
 import torch
@@ -126,10 +125,10 @@ config = TrainConfig(
     patience=patience,
     seed=seed,
 )
-began = time.perf_counter()
 train(model, data, config, evidence.PADDING, output, saving=Saving(every_minutes=5.0))
-seconds = time.perf_counter() - began
 log = output / "metrics.jsonl"
+steps = [row for row in map(json.loads, log.read_text().splitlines()) if "step" in row]
+seconds = sum(row["seconds"] for row in steps)
 display(plot_curriculum(log, gate))
 
 # %% [markdown]
@@ -142,7 +141,6 @@ shares = by_hops(np.array(answers["right"].to_list()), answers["hops"].to_numpy(
 display(plot_staircase(shares))
 
 # %%
-stage = json.loads(log.read_text().splitlines()[-1])["stage"]
 trial = Trial(
     name=name,
     seed=seed,
@@ -151,7 +149,7 @@ trial = Trial(
     trained_rows=rows,
     flops=evidence.training_flops(model, data, log, config),
     seconds=seconds,
-    stage=stage,
+    stage=steps[-1]["stage"],
     settings=settings,
 )
 TRIALS.write(output / "trial.parquet", trial, answers)
@@ -165,4 +163,6 @@ record(
     training_seconds=seconds,
     **{f"right_{k}_hops": share[-1] for k, share in shares.items()},
 )
-print(f"{trial.parameters:,} parameters, {trial.flops:.3g} FLOPs, {seconds:.0f} s, stage {stage}")
+print(
+    f"{trial.parameters:,} parameters, {trial.flops:.3g} FLOPs, {seconds:.0f} s, stage {trial.stage}"
+)

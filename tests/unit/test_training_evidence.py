@@ -20,9 +20,9 @@ CONFIG = TrainConfig(targets="steps", gated=True, batch=640, lr=1e-3, forced=2, 
 def read(example: evidence.Example) -> tuple[dict[int, int], int, int]:
     """The listed function, the hops and the start, from the tokens alone."""
     prompt = [int(token) for token in example.tokens[: example.prompt]]
-    table, hops, (start, asked) = prompt[:24], prompt[25:-3], prompt[-2:]
+    table, hops, (start, asked) = prompt[:27], prompt[28:-3], prompt[-2:]
     assert asked == evidence.ASKED
-    assert prompt[24] == prompt[-3] == evidence.SEPARATOR
+    assert prompt[27] == prompt[-3] == evidence.SEPARATOR
     k = hops[0] if hops and hops[0] != evidence.STROKE else len(hops)
     return dict(zip(table[::3], table[2::3], strict=True)), k, start
 
@@ -37,6 +37,7 @@ def test_labels_are_where_so_many_applications_lead(strokes):
         for _ in range(8):
             walked.append(follow[walked[-1]])
         assert list(example.tokens[example.prompt :]) == [walked[k]]
+        assert len(set(walked)) == 9
         if k:
             assert [int(example.labels(step)[0]) for step in range(1, 9)] == walked[1:]
 

@@ -132,9 +132,9 @@ def _mapping(
 
 
 def cycle(rng: random.Random) -> list[int]:
-    """LONGEST digits, each followed by the next, the last by the first: a permutation of one cycle,
-    where within so many hops no value comes twice."""
-    return rng.sample(range(10), LONGEST)
+    """LONGEST + 1 digits, each followed by the next, the last by the first: a permutation of one
+    cycle, where LONGEST hops meet neither the start nor any value twice."""
+    return rng.sample(range(10), LONGEST + 1)
 
 
 def structure_of(follow: dict[int, int]) -> tuple[tuple[int, int], ...]:
@@ -161,8 +161,8 @@ _NAMES = ("Ann", "Bo", "Cy", "Dan", "Eve", "Flo", "Gus", "Hal", "Ida", "Jo", "Ki
 
 def _keys(rng: random.Random, k: int, times: str) -> Chain:  # noqa: ARG001
     """A ring of people, each with the next one's key; the digit is the number of a door."""
-    people = rng.sample(_NAMES, LONGEST)
-    doors = rng.sample(range(10), LONGEST)
+    people = rng.sample(_NAMES, LONGEST + 1)
+    doors = rng.sample(range(10), LONGEST + 1)
     owners = people[1:] + people[:1]
     forms = ("{}, at door ${}$, holds {}'s key.", "{} (door ${}$) has {}'s key.")
     told = [
@@ -171,11 +171,14 @@ def _keys(rng: random.Random, k: int, times: str) -> Chain:  # noqa: ARG001
     ]
     rng.shuffle(told)
     asked = f"Begin with {people[0]} and go {times} from a key to its owner. Which door is that?"
-    values = doors[1:] + doors[:1]
+    values = doors[1:]
     return Chain(
         f"{' '.join(told)} {asked}",
         values,
-        [f"{a} has {b}'s key, door ${v}$." for a, b, v in zip(people, owners, values, strict=True)],
+        [
+            f"{a} has {b}'s key, door ${v}$."
+            for a, b, v in zip(people, owners, values, strict=False)
+        ],
         tuple(sorted(zip(people, owners, doors, strict=True))),
     )
 

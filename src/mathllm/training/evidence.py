@@ -1,6 +1,6 @@
 """The experiment of docs/EVIDENCE.md: a task that is all depth, for backbones of any size.
 
-A permutation of eight digits is listed, then k and a start; asked is where k applications lead.
+A permutation of nine digits is listed, then k and a start; asked is where k applications lead.
 One token a sign, the answer one token:
 
     3>7 7>5 …  ; 4 ; 3 =  →  8

@@ -154,6 +154,7 @@ class Trainer:
             "lr": self.optimizer.param_groups[0]["lr"],
             "replaced": replaced,
             "label_share": labels / places,
+            "seconds": seconds,
             "labels_per_second": labels * count / seconds,
             "tokens_per_second": tokens * count / seconds,
             "stage": stage,
