@@ -163,6 +163,4 @@ record(
     training_seconds=seconds,
     **{f"right_{k}_hops": share[-1] for k, share in shares.items()},
 )
-print(
-    f"{trial.parameters:,} parameters, {trial.flops:.3g} FLOPs, {seconds:.0f} s, stage {trial.stage}"
-)
+print(f"{trial.parameters:,} parameters, {trial.flops:.3g} FLOPs, {seconds:.0f} s, {trial.stage}")
