@@ -10,7 +10,7 @@ from transformers import Qwen2Config
 from helpers.models import make_backbone, random_trm
 from mathllm.errors import ParameterError, WeightsError
 from mathllm.training.config import TrainConfig
-from mathllm.training.supervision import head_backward
+from mathllm.training.supervision import head_gradient
 from mathllm.trm import RecursiveLM, TRMConfig
 from mathllm.trm.block import Network
 from mathllm.trm.model import positions
@@ -72,7 +72,8 @@ def test_every_trainable_tensor_gets_a_gradient_by_the_second_step(backbone, ove
             config.T,
             full_gradient=config.learn_initial_state,
         )
-        head_backward(model, y, labels, TrainConfig(), chunk=1024, scale=1.0)
+        _, answers, gradient = head_gradient(model, y, labels, labels, TrainConfig(), 1024, 1.0)
+        answers.backward(gradient)
         touched |= {k for k, p in parameters.items() if p.grad is not None and p.grad.any()}
         optimizer.step()
         optimizer.zero_grad()
