@@ -195,14 +195,20 @@ def test_rows_without_labels_by_step_go_along_and_no_gate_looks_at_them():
             assert list(data[35].labels(taught)) == list(data[35].labels())
 
 
-@pytest.mark.parametrize("groups", [0, 5, 17, 43])
-def test_a_state_that_went_through_json_goes_on_alike(groups):
+@pytest.mark.parametrize("within", [False, True])
+@pytest.mark.parametrize("groups", [*range(0, 40, 8), *range(60, 90)])
+def test_a_state_that_went_through_json_goes_on_alike(groups, within):
+    """Also from the middle of a group, and of the last before the rows begin anew."""
     data = stepped_set(60)
     first = course(data, forced=2)
     for _ in range(groups):
         played(first, 0.8)
+    if within:
+        first.begin()
     second = course(data, forced=2)
     second.load(json.loads(json.dumps(first.state())))
+    if within:
+        assert first.end(3, 4) == second.end(3, 4)
     for _ in range(30):
         ours, theirs = first.begin(), second.begin()
         assert all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True))

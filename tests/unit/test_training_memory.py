@@ -74,7 +74,8 @@ def test_the_real_sizes_have_the_parameters_that_are_published(size, backbone, n
 def kept_bytes(model: RecursiveLM, dtype: torch.dtype | None, checkpointing: bool) -> int:
     """Bytes that autograd keeps in one latent recursion, weights and tables left out."""
     ids = torch.randint(0, 97, (4, 32))
-    x, rotary, attend = model.encode(ids)
+    encoded = model.encode(ids)
+    x, rotary, _ = encoded
     own = {p.untyped_storage().data_ptr() for p in model.parameters()}
     own |= {part.untyped_storage().data_ptr() for part in rotary}
     seen: dict[int, int] = {}
@@ -91,7 +92,7 @@ def kept_bytes(model: RecursiveLM, dtype: torch.dtype | None, checkpointing: boo
         torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
         torch.autocast("cpu", dtype, enabled=dtype is not None),
     ):
-        f = recursed(model, rotary, attend, compute)
+        f = recursed(model, encoded, 1, compute)
         y, z = latent_recursion(f, x, x, x, model.config.n)
     assert y.requires_grad  # it lives, and with it all that was kept
     assert z.requires_grad

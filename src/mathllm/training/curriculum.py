@@ -121,6 +121,11 @@ class Curriculum:
 
     def begin(self) -> list[np.ndarray]:
         """This process's micro-batches of the next group."""
+        self.passed, self.passes = 0, self._steps()
+        return self._batches()[self._place]
+
+    def _batches(self) -> list[list[np.ndarray]]:
+        """This process's micro-batches of the stage's rows, group after group, once through."""
         if self._planned != (self._stage, self.epoch):
             rows = np.sort(self.eligible)
             plan = plan_batches(
@@ -128,8 +133,7 @@ class Curriculum:
             )
             self._plan = self._shared([rows[places] for places in plan])
             self._planned = (self._stage, self.epoch)
-        self.passed, self.passes = 0, self._steps()
-        return self._plan[self._place]
+        return self._plan
 
     def targets(self, rows: Sequence[int], ages: Sequence[int]) -> list[int]:
         """Whose labels rows have in their next supervision step, after `ages` of them: a step's, 0
@@ -163,7 +167,7 @@ class Curriculum:
         """The group is over, and `right` of `count` rows were; what is to be said of it."""
         self.group += 1
         self._place += 1
-        if self._place == len(self._plan):
+        if self._place == len(self._batches()):
             self.epoch, self._place = self.epoch + 1, 0
         self._seen += 1
         self._right = FORGET * self._right + right
