@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from mathllm.errors import ParameterError
-from mathllm.evaluation.contrasts import contrast, holm, stands_from, two_way_bootstrap
+from mathllm.evaluation.contrasts import contrast, holm, two_way_bootstrap
 
 
 def test_wins_and_losses_are_counted_by_seed_and_pooled():
@@ -59,13 +59,6 @@ def test_holm_rejects_what_the_step_down_procedure_rejects(values):
                 break
             rejected.add(name)
         assert {name for name, value in adjusted.items() if value <= alpha} == rejected
-
-
-def test_from_which_step_on_a_share_stands():
-    assert stands_from([0.1, 0.2, 0.97, 0.99], 0.95) == 3
-    assert stands_from([0.96, 0.2, 0.97, 0.99], 0.95) == 3
-    assert stands_from([0.96, 0.97], 0.95) == 1
-    assert stands_from([0.96, 0.5], 0.95) is None
 
 
 @pytest.mark.parametrize("shapes", [((2, 3), (3, 2)), ((3,), (3,)), ((0, 3), (0, 3))])

@@ -21,6 +21,15 @@ from mathllm.wording import shown
 Split = Literal["train", "test"]
 DIFFICULTIES = (1, 2, 3)
 TEST_SHARE = 0.1
+SCHEMA = {  # of all that is generated
+    "id": pl.String,
+    "source": pl.String,
+    "problem": pl.String,
+    "solution": pl.String,
+    "answer": pl.Int64,
+    "level": pl.Int64,
+    "subject": pl.String,
+}
 
 
 @dataclass(frozen=True)
@@ -73,16 +82,7 @@ def generate(
         solution = f"{item.steps} The answer is $\\boxed{{{item.answer}}}$."
         ident = f"{family}-{split}-{seed}-{len(rows)}"
         rows.append((ident, "arithmetic", item.statement, solution, item.answer, level, family))
-    schema = {
-        "id": pl.String,
-        "source": pl.String,
-        "problem": pl.String,
-        "solution": pl.String,
-        "answer": pl.Int64,
-        "level": pl.Int64,
-        "subject": pl.String,
-    }
-    return pl.DataFrame(rows, schema=schema, orient="row")
+    return pl.DataFrame(rows, schema=SCHEMA, orient="row")
 
 
 def _operand(rng: random.Random, level: int, low: int = 0) -> int:

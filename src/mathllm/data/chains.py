@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import polars as pl
 
+from mathllm.data import arithmetic
 from mathllm.data.decontaminate import Reserved
 from mathllm.errors import ParameterError
 from mathllm.wording import shown
@@ -24,17 +25,7 @@ SHARES = {"test": 0.1, "development": 0.1}  # of the structures; training has th
 LONGEST = 8  # hops
 HOPS = (1, 2, 3, 4, 5, 6)  # asked for, by default
 COUNTS = ("digits", "strokes")  # how a number of hops is written
-SCHEMA = {
-    "id": pl.String,
-    "source": pl.String,
-    "problem": pl.String,
-    "solution": pl.String,
-    "answer": pl.Int64,
-    "level": pl.Int64,
-    "subject": pl.String,
-    "hops": pl.Int64,
-    "steps": pl.List(pl.String),
-}
+SCHEMA = arithmetic.SCHEMA | {"hops": pl.Int64, "steps": pl.List(pl.String)}
 
 
 @dataclass(frozen=True)

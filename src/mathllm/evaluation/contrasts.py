@@ -1,6 +1,6 @@
 """Two ways of training against each other: several seeds, the same problems in each."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,10 +81,3 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
         least = max(least, min(1.0, (len(ordered) - place) * p_values[name]))
         adjusted[name] = least
     return {name: adjusted[name] for name in p_values}
-
-
-def stands_from(shares: Sequence[float], floor: float) -> int | None:
-    """The first step, from 1, from which on every share is at least `floor`; None without one."""
-    below = [step for step, share in enumerate(shares, start=1) if share < floor]
-    first = max(below, default=0) + 1
-    return first if first <= len(shares) else None

@@ -31,7 +31,11 @@ class SingleState(RecursiveLM):
         full_gradient: bool = False,  # noqa: ARG002
     ) -> tuple[Tensor, Tensor]:
         """One call of f."""
-        return f(x + y), z
+        return f(self.given(x, y)), z
+
+    def given(self, x: Tensor, y: Tensor) -> Tensor:
+        """What f sees of x and y, all [B, S, D]."""
+        return x + y
 
     @torch.no_grad()
     def states(self, encoded: Encoded, steps: int) -> Iterator[Tensor]:
@@ -120,17 +124,9 @@ class CopiedLoop(SingleState):
 
         return run
 
-    def step(
-        self,
-        f: F,
-        x: Tensor,
-        y: Tensor,
-        z: Tensor,
-        full_gradient: bool = False,  # noqa: ARG002
-    ) -> tuple[Tensor, Tensor]:
-        """One call of f."""
-        given = self.network["input"](rms(x, self.config.rms_norm_eps))
-        return f(self.network["state"](y) + given), z
+    def given(self, x: Tensor, y: Tensor) -> Tensor:
+        """W_s y + W_p rms(x)."""
+        return self.network["state"](y) + self.network["input"](rms(x, self.config.rms_norm_eps))
 
     def readout(self, y: Tensor, encoded: Encoded) -> Tensor:
         """y [B, S, D] through the layers behind the loop."""

@@ -46,7 +46,7 @@ def _read(metrics: Path) -> pl.DataFrame:
 
 
 def plot_curriculum(metrics: Path, gate: float) -> Figure:
-    """The moving share of right rows that a gate looks at, stage by stage; none without stages."""
+    """The moving share of right rows that a gate looks at, stage by stage."""
     rows = _read(metrics).group_by("group", maintain_order=True).last()
     figure = Figure(figsize=(7, 2.8), layout="constrained")
     axes = figure.subplots()
