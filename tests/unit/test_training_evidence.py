@@ -58,6 +58,11 @@ def test_hops_that_there_are_not_are_named(hops):
         evidence.rows("train", 10, 0, hops)
 
 
+def test_a_split_that_there_is_not_is_named_and_not_searched_for():
+    with pytest.raises(ParameterError, match="split is 'valid': it must be train, test"):
+        evidence.rows("valid", 10, 0, [1])
+
+
 @pytest.mark.parametrize("arm", ARMS)
 def test_a_trial_counts_its_work_and_comes_back_from_its_file(tmp_path, arm):
     backbone = evidence.small_backbone(seed=0, hidden_size=16).eval()

@@ -22,6 +22,7 @@ from mathllm.wording import shown
 
 Split = Literal["train", "development", "test"]
 SHARES = {"test": 0.1, "development": 0.1}  # of the structures; training has the rest
+SPLITS = ("train", *SHARES)
 LONGEST = 8  # hops
 HOPS = (1, 2, 3, 4, 5, 6)  # asked for, by default
 COUNTS = ("digits", "strokes")  # how a number of hops is written
@@ -68,8 +69,8 @@ def generate(
     never drawn. Raises ParameterError.
     """
     names, lengths = list(families) or list(FAMILIES), list(hops)
-    if split not in ("train", *SHARES):
-        raise ParameterError(f"split is {shown(split)}: it must be train, development or test")
+    if split not in SPLITS:
+        raise ParameterError(f"split is {shown(split)}: it must be {', '.join(SPLITS)}")
     if unknown := sorted(set(names) - set(FAMILIES)):
         raise ParameterError(f"unknown family {shown(unknown[0])}; known: {', '.join(FAMILIES)}")
     if not lengths or any(type(k) is not int or not 1 <= k <= LONGEST for k in lengths):

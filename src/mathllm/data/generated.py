@@ -28,7 +28,7 @@ def generate(
     Raises ParameterError for a split, family or level that the set does not have.
     """
     own = arithmetic.FAMILIES if dataset == "arithmetic" else chains.FAMILIES
-    splits = ("train", "test") if dataset == "arithmetic" else ("train", *chains.SHARES)
+    splits = ("train", "test") if dataset == "arithmetic" else chains.SPLITS
     if split not in splits:
         raise ParameterError(f"split is {shown(split)}: {dataset} has {', '.join(splits)}")
     if odd := sorted(set(families) - set(own)):

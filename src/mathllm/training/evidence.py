@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from mathllm.data.chains import LONGEST, cycle, split_of, structure_of
+from mathllm.data.chains import LONGEST, SPLITS, cycle, split_of, structure_of
 from mathllm.errors import ParameterError
 from mathllm.tokens.batches import IGNORED, collate, plan_batches
 from mathllm.tokens.rows import Example, TokenSet
@@ -53,7 +53,9 @@ def example(rng: random.Random, digits: Sequence[int], k: int, strokes: bool = F
 
 
 def rows(split: str, count: int, seed: int, hops: Sequence[int], strokes: bool = False) -> TokenSet:
-    """`count` rows of a split, as many of each number of hops."""
+    """`count` rows of a split, as many of each number of hops. Raises ParameterError."""
+    if split not in SPLITS:
+        raise ParameterError(f"split is {shown(split)}: it must be {', '.join(SPLITS)}")
     if not hops or not all(0 <= k <= LONGEST for k in hops):
         raise ParameterError(f"hops are {shown(list(hops))}: give integers of 0 to {LONGEST}")
     rng = random.Random(f"evidence:{split}:{seed}")
