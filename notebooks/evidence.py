@@ -44,7 +44,7 @@ T_recursion: int = 1  # T: latent recursions in a deep recursion, of arm paper
 N_supervision: int = 12  # N_sup: supervision steps at most; 1: no loop
 layers: int = 2  # L: layers of the network
 rank: int = 8  # of arm low_rank
-targets: str = "steps"  # of the supervision steps: steps, same, final, shuffled
+targets: str = "steps"  # of the supervision steps: steps, same, shuffled, spread, final
 forced: int = 6  # with targets steps: depth to force first
 window: int = 6  # supervision steps that one gradient goes through, up to 8
 beyond: int = 3  # supervision steps beyond the hops, at most
@@ -52,6 +52,7 @@ gate: float = 0.9  # share of right rows at which depth or hops rise
 patience: int = 2_000  # groups after which a gate is given up
 trained_hops: int = 6  # rows of 1 to so many hops are trained on
 strokes: bool = False  # hops in strokes and not in digits
+written: bool = False  # every hop is written out before the answer
 rows: int = 200_000  # training rows, each once
 batch: int = 4_096  # tokens a group
 lr: float = 1e-3  # peak learning rate of AdamW
@@ -112,7 +113,7 @@ print(f"{sum(p.numel() for p in frozen.parameters()):,} parameters")
 torch.manual_seed(seed)
 trm = {"n": n_latent, "T": T_recursion, "N_sup": N_supervision, "layers": layers}
 model = build(arm, frozen, trm, rank)
-data = evidence.rows("train", rows, seed, range(1, trained_hops + 1), strokes)
+data = evidence.rows("train", rows, seed, range(1, trained_hops + 1), strokes, written)
 config = TrainConfig(
     batch=batch,
     lr=lr,
@@ -135,7 +136,7 @@ display(plot_curriculum(log, gate))
 # ## Problems that it has not seen
 
 # %%
-asked = evidence.rows("test", test_rows, 0, range(1, test_hops + 1), strokes)
+asked = evidence.rows("test", test_rows, 0, range(1, test_hops + 1), strokes, written)
 answers = evidence.answers(model, asked, test_steps)
 shares = by_hops(np.array(answers["right"].to_list()), answers["hops"].to_numpy())
 display(plot_staircase(shares))

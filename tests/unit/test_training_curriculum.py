@@ -86,6 +86,7 @@ def test_gradients_through_windows_of_steps_are_those_of_the_naive_loss(
         ("steps", "answer", [-1, 0, 0, 0]),
         ("same", "hold 4", [0, 0, 0, 0]),
         ("final", "hold 4", [-1, -1, -1, 0]),
+        ("spread", "hold 4", [1, 1, 2, 2]),
         ("shuffled", "hold 4", [1, 2, 2, 2]),  # one step before the answer has one order
     ],
 )
@@ -241,7 +242,7 @@ def test_rows_that_allow_no_curriculum_are_refused_by_name(data, changes, named)
     "wrong",
     [
         *({"window": 0}, {"window": 9}, {"gate": 0.0}, {"forced": -1}, {"beyond": 0}),
-        *({"targets": "all"}, {"targets": "steps"}, {"targets": "shuffled"}),
+        *({"targets": "all"}, {"targets": "steps"}, {"targets": "shuffled"}, {"targets": "spread"}),
     ],
 )
 def test_a_wrong_setting_is_named(wrong):

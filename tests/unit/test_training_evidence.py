@@ -9,8 +9,9 @@ import torch
 
 from mathllm.errors import ParameterError
 from mathllm.evaluation.evidence import TRIALS, Trial
+from mathllm.tokens.rows import Example, TokenSet
 from mathllm.training import evidence
-from mathllm.training.baselines import ARMS, build
+from mathllm.training.baselines import ARMS, SingleState, build
 from mathllm.training.config import Saving, TrainConfig
 from mathllm.training.run import train
 
@@ -40,6 +41,42 @@ def test_labels_are_where_so_many_applications_lead(strokes):
         assert len(set(walked)) == 9
         if k:
             assert [int(example.labels(step)[0]) for step in range(1, 9)] == walked[1:]
+
+
+def test_a_row_that_is_written_out_ends_with_the_same_answer():
+    plain = evidence.rows("train", 30, 5, range(4))
+    written = evidence.rows("train", 30, 5, range(4), written=True)
+    for short, long in zip(plain, written, strict=True):
+        assert list(long.tokens[: long.prompt]) == list(short.tokens[: short.prompt])
+        path = list(long.labels())
+        assert path[-1] == short.tokens[-1]
+        assert (
+            path[:-1] == short.steps[: short.hops - 1, 0].tolist() if short.hops else not path[1:]
+        )
+
+
+def test_what_is_written_out_is_the_models_own():
+    class Counts(SingleState):
+        """Says what was read last, plus one."""
+
+        def states(self, encoded, steps):
+            return (encoded.x for _ in range(steps))
+
+        def encode(self, input_ids, attention_mask=None):
+            encoded = super().encode(input_ids, attention_mask)
+            said = torch.nn.functional.one_hot(input_ids + 1, evidence.VOCABULARY).float()
+            return encoded._replace(x=torch.nn.functional.pad(said, (0, 48)))
+
+        def head(self, y):
+            return y[..., : evidence.VOCABULARY]
+
+    backbone = evidence.small_backbone(seed=0).eval()
+    model = build("single", backbone, {"n": 1, "T": 1, "N_sup": 1})
+    model.__class__ = Counts
+    prompt = [3, 11, 2, 11, 5]
+    data = TokenSet.of([Example([*prompt, *path], 5, hops=2) for path in ([6, 7], [9, 7], [6, 8])])
+    # A wrong step on the way does not count: what counts is where the model's own path leads.
+    assert evidence.answers(model, data, 1)["right"].to_list() == [[True] * 2] * 2 + [[False] * 2]
 
 
 def test_no_function_is_in_two_splits():

@@ -6,7 +6,7 @@ from typing import Literal
 from mathllm.errors import ParameterError
 from mathllm.wording import shown
 
-TARGETS = ("same", "steps", "shuffled", "final")
+TARGETS = ("same", "steps", "shuffled", "spread", "final")
 WINDOW = 8  # supervision steps at most that a gradient goes through
 
 
@@ -23,12 +23,13 @@ class TrainConfig:
 
     Steps are optimizer steps: for each group of micro-batches one for each supervision step, or
     one for each `window` of them. `targets` of a supervision step: the row's own labels (same),
-    those of the step (steps), the row's own in the last step and none before (final), or those of
-    the steps before the answer in an order that is random for each row (shuffled). With `gated`
-    hops rise in stages (mathllm.training.curriculum): `forced` is how deep the first phase goes,
-    `beyond` how many steps more than the hops may be taken in the second, `gate` the share of right
-    rows from which on it gets harder, `patience` how many groups a stage may take, and with
-    `answer_phase` the last has no labels but the answer's.
+    those of the step (steps), those of the steps before the answer in an order that is random for
+    each row (shuffled), those of ⌈hops · step / steps⌉, so that a few reach the answer (spread), or
+    the row's own in the last step and none before (final). With `gated` hops rise in stages
+    (mathllm.training.curriculum): `forced` is how deep the first phase goes, `beyond` how many
+    steps more than the hops may be taken in the second, `gate` the share of right rows from which
+    on it gets harder, `patience` how many groups a stage may take, and with `answer_phase` the last
+    has no labels but the answer's.
     """
 
     epochs: int = 1
@@ -43,7 +44,7 @@ class TrainConfig:
     halting_weight: float = 0.5  # of the halting head's loss, as the paper's code weighs it
     replace_halted: bool = False  # rows that are all right make room for fresh ones
     window: int = 1  # supervision steps that a gradient goes through; 1: one, as in the paper
-    targets: Literal["same", "steps", "final", "shuffled"] = "same"
+    targets: Literal["same", "steps", "shuffled", "spread", "final"] = "same"
     gated: bool = False
     forced: int = 0
     beyond: int = 3
@@ -61,7 +62,7 @@ class TrainConfig:
             raise ParameterError(
                 f"targets is {shown(self.targets)}: it must be one of {', '.join(TARGETS)}"
             )
-        if self.targets in TARGETS[1:3] and not self.gated:
+        if self.targets in TARGETS[1:4] and not self.gated:
             raise ParameterError(
                 f"targets is {shown(self.targets)} without gates: set gated, or targets 'same'"
             )

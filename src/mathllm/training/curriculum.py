@@ -151,6 +151,8 @@ class Curriculum:
             return 0
         if phase == "forced":
             return step
+        if targets == "spread":
+            return -(-hops * min(step, self.passes) // self.passes)
         if targets == "shuffled" and step < hops:
             order = np.random.default_rng((self._config.seed, row)).permutation(hops - 1)
             return 1 + int(order[step - 1])

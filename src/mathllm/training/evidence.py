@@ -36,9 +36,18 @@ VOCABULARY = 16
 RIGHT_ENOUGH = 0.999  # of rows, for pre-training to end
 
 
-def example(rng: random.Random, digits: Sequence[int], k: int, strokes: bool = False) -> Example:
-    """One row. `digits` is the cycle from the start on, k the hops, also 0; LONGEST steps' labels
-    where there are hops."""
+def example(
+    rng: random.Random,
+    digits: Sequence[int],
+    k: int,
+    strokes: bool = False,
+    written: bool = False,
+) -> Example:
+    """One row. `digits` is the cycle from the start on, k the hops, also 0.
+
+    Where there are hops, LONGEST steps' labels; a row with its hops written out before the answer
+    has its own tokens as labels of every step.
+    """
     follow = dict(zip(digits, [*digits[1:], digits[0]], strict=True))
     pairs = list(follow.items())
     rng.shuffle(pairs)
@@ -48,11 +57,20 @@ def example(rng: random.Random, digits: Sequence[int], k: int, strokes: bool = F
     values = [digits[step % len(digits)] for step in range(LONGEST + 1)]
     if not k:
         return Example([*prompt, values[0]], len(prompt))
+    if written:
+        return Example([*prompt, *values[1 : k + 1]], len(prompt), np.array([values[1 : k + 1]]), k)
     steps = np.array(values[1:], dtype=np.int32)[:, None]
     return Example([*prompt, values[k]], len(prompt), steps, k)
 
 
-def rows(split: str, count: int, seed: int, hops: Sequence[int], strokes: bool = False) -> TokenSet:
+def rows(
+    split: str,
+    count: int,
+    seed: int,
+    hops: Sequence[int],
+    strokes: bool = False,
+    written: bool = False,
+) -> TokenSet:
     """`count` rows of a split, as many of each number of hops. Raises ParameterError."""
     if split not in SPLITS:
         raise ParameterError(f"split is {shown(split)}: it must be {', '.join(SPLITS)}")
@@ -64,7 +82,7 @@ def rows(split: str, count: int, seed: int, hops: Sequence[int], strokes: bool =
         digits = cycle(rng)
         follow = dict(zip(digits, [*digits[1:], digits[0]], strict=True))
         if split_of("permutation", structure_of(follow)) == split:
-            found.append(example(rng, digits, hops[len(found) % len(hops)], strokes))
+            found.append(example(rng, digits, hops[len(found) % len(hops)], strokes, written))
     return TokenSet.of(found)
 
 
@@ -119,9 +137,12 @@ def pretrain(
 
 
 def answers(model: RecursiveLM, data: TokenSet, steps: int) -> pl.DataFrame:
-    """A row for each of `data`: whether it is right, and whether the halting head says that its
-    answer stands, after 0 to `steps` steps; 0 is the backbone."""
+    """A row for each of `data`: whether its last token is right, and whether the halting head says
+    that it stands, after 0 to `steps` steps; 0 is the backbone. Tokens before the last are written
+    by the model itself, and the head is not asked about them."""
     right, sure = right_by_step(model, data, PADDING, steps)
+    if (data.lengths - data.prompts > 1).any():
+        right = _right_at_last(model, data, steps)
     return pl.DataFrame(
         {
             "row": range(len(data)),
@@ -130,6 +151,27 @@ def answers(model: RecursiveLM, data: TokenSet, steps: int) -> pl.DataFrame:
             "sure": sure.tolist(),
         }
     )
+
+
+@torch.no_grad()
+def _right_at_last(model: RecursiveLM, data: TokenSet, steps: int, batch: int = 250) -> np.ndarray:
+    """Whether each row's last token is right, bool [rows, steps + 1], as `right_by_step`, when the
+    model has written all behind the prompt, token by token."""
+    right = np.zeros((len(data), steps + 1), dtype=bool)
+    shape = np.stack([data.prompts, data.lengths])
+    for prompt, length in np.unique(shape, axis=1).T:
+        alike = np.flatnonzero((data.prompts == prompt) & (data.lengths == length))
+        for chosen in np.split(alike, range(batch, len(alike), batch)):
+            whole = torch.from_numpy(np.stack([data[int(i)].tokens for i in chosen])).long()
+            whole = whole.to(model.halting.weight.device)
+            for step in range(steps + 1):
+                ids = whole[:, :prompt]
+                while ids.shape[1] < length:
+                    encoded = model.encode(ids)
+                    *_, y = encoded.x, *model.states(encoded, step)
+                    ids = torch.cat([ids, model.head(y[:, -1:]).argmax(dim=-1)], dim=1)
+                right[chosen, step] = (ids[:, -1] == whole[:, -1]).cpu().numpy()
+    return right
 
 
 def training_flops(model: RecursiveLM, data: TokenSet, metrics: Path, config: TrainConfig) -> float:
