@@ -15,7 +15,7 @@ from helpers.scripted import SETTINGS, Scripted, header, make_problems, make_tok
 from mathllm.cli.main import main
 from mathllm.errors import ParameterError, ResultsError
 from mathllm.evaluation.drawn import Problem, read_drawn
-from mathllm.evaluation.replay import compare, holm, parse_rule, play_rule, usual_rules
+from mathllm.evaluation.replay import compare, parse_rule, play_rule, usual_rules
 from mathllm.evaluation.results import ResultFile
 from mathllm.evaluation.run import draw
 from mathllm.evaluation.statistics import paired, wilson
@@ -232,12 +232,6 @@ def test_time_is_shared_as_the_budget_does():
     assert outcome.answers == [1, 7]
     assert outcome.seconds == [2.5, 17.5]
     assert play_rule("", [first, second], Rules(n_samples=3)).answers == [1, 8]
-
-
-def test_holm_against_its_definition():
-    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    assert holm([0.6, 0.9]) == [1.0, 1.0]
-    assert holm([]) == []
 
 
 def synthetic(rng, count, samples):

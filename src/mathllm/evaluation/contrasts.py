@@ -1,6 +1,5 @@
 """Two ways of training against each other: several seeds, the same problems in each."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,14 +69,3 @@ def two_way_bootstrap(
     tail = (1 - level) / 2
     low, high = np.quantile(means, [tail, 1 - tail])
     return Interval(float(values.mean()), float(low), float(high))
-
-
-def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """Adjusted p-values (Holm, Scandinavian Journal of Statistics 6, 1979): below 0.05 they are
-    significant though all were looked at. In the order in which they were given."""
-    ordered = sorted(p_values, key=lambda name: p_values[name])
-    adjusted, least = {}, 0.0
-    for place, name in enumerate(ordered):
-        least = max(least, min(1.0, (len(ordered) - place) * p_values[name]))
-        adjusted[name] = least
-    return {name: adjusted[name] for name in p_values}

@@ -13,7 +13,8 @@ import polars as pl
 from scipy.stats import spearmanr
 
 from mathllm.errors import ResultsError
-from mathllm.evaluation.contrasts import Contrast, contrast, holm, two_way_bootstrap
+from mathllm.evaluation.contrasts import Contrast, contrast, two_way_bootstrap
+from mathllm.evaluation.statistics import holm
 from mathllm.table_files import TableFormat
 
 DEEP = range(3, 7)  # hops of the primary contrast
@@ -211,12 +212,12 @@ def _primary(
 
 def _secondary(found: Mapping[str, Contrast], primary: str, control: str) -> str:
     rest = {name: one for name, one in found.items() if name != control}
-    adjusted = holm({name: one.pooled for name, one in rest.items()})
+    adjusted = holm([one.pooled for one in rest.values()])
     rows = []
-    for name, one in rest.items():
+    for (name, one), p in zip(rest.items(), adjusted, strict=True):
         gain = one.difference.scaled(100)
         points = f"{gain.value:+.1f} ({gain.low:+.1f} to {gain.high:+.1f})"
-        rows.append([name, str(sum(one.wins)), str(sum(one.losses)), _p(adjusted[name]), points])
+        rows.append([name, str(sum(one.wins)), str(sum(one.losses)), _p(p), points])
     head = ["against", "wins", "losses", "p (Holm)", "points (95 %)"]
     return f"### {primary} against all others\n\n" + _table(head, rows)
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from mathllm.errors import ParameterError
 from mathllm.evaluation.drawn import Problem
-from mathllm.evaluation.statistics import Interval, Paired, paired, wilson
+from mathllm.evaluation.statistics import Interval, Paired, holm, paired, wilson
 from mathllm.settings import CURRENT
 from mathllm.solving.race import play
 from mathllm.solving.records import Rules
@@ -161,15 +161,6 @@ def compare(
             outcomes, [None, *against], [None, *corrected], points, strict=True
         )
     ]
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """p values corrected for their number, in their order (Holm, Scand. J. Stat. 6, 1979)."""
-    corrected, least = [0.0] * len(p_values), 0.0
-    for rank, index in enumerate(np.argsort(p_values, kind="stable")):
-        least = max(least, min(1.0, (len(p_values) - rank) * p_values[index]))
-        corrected[index] = least
-    return corrected
 
 
 def _points(problems: Sequence[Problem], rules: Rules, seed: int) -> float:

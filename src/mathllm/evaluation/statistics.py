@@ -124,6 +124,16 @@ def paired(first: np.ndarray, second: np.ndarray, seed: int = 0) -> Paired:
     return Paired(both, wins, losses, neither, mcnemar(wins, losses), gain)
 
 
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p values corrected for their number, in their order (Holm, Scand. J. Stat. 6, 1979): below
+    0.05 they are significant though all were looked at."""
+    corrected, least = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(np.argsort(p_values, kind="stable")):
+        least = max(least, min(1.0, (len(p_values) - rank) * p_values[index]))
+        corrected[index] = least
+    return corrected
+
+
 def phi(first: np.ndarray, second: np.ndarray) -> float | None:
     """Correlation of two columns [P] of right and wrong; None where one of them is constant."""
     first, second = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
