@@ -174,7 +174,8 @@ if len(results) > 1:
 # ## Votes
 #
 # How much of what some sample solves the vote keeps, and how many independent samples the
-# drawn ones are worth: those of one problem tend to fail together.
+# drawn ones are worth: those of one problem tend to fail together. Then what tells a right sample
+# from a wrong one of the same problem: AUROC, 0.5 where a measure says nothing.
 
 # %%
 if n_samples == 1:
@@ -187,6 +188,7 @@ else:
         display(curve, figure)
     display(tables.method_table(results, settings, tool_kernels))
     display(tables.correlation_table(results))
+    display(tables.auroc_table(results))
 
 # %% [markdown]
 # ## In the competition

@@ -16,6 +16,15 @@ from mathllm.evaluation import votes
 from mathllm.evaluation.votes import NONE, RIGHT, Samples
 from mathllm.solving import vote
 
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.booleans()), min_size=1, max_size=8))
+def test_pairs_told_apart_are_those_counted_one_by_one(samples):
+    scores, right = zip(*samples, strict=True)
+    pairs = [(s, w) for s, a in samples if a for w, b in samples if not b]
+    told = sum(1.0 if s > w else 0.5 if s == w else 0.0 for s, w in pairs)
+    assert [part.item() for part in ours.pairs_told([scores], [right])] == [told, len(pairs)]
+
+
 ANSWERS = st.lists(st.integers(NONE, 3), min_size=1, max_size=7)
 
 

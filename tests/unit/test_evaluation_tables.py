@@ -128,6 +128,29 @@ def test_correlation_of_samples_that_always_agree():
 # curves and pictures
 
 
+def test_a_measure_that_tells_right_from_wrong_is_told_from_one_that_does_not():
+    right = {str(n): [True, False, n % 2 == 0] for n in range(40)}
+    rows = made(right).with_columns(
+        logprob=pl.lit(-1.0),
+        entropy=pl.when("right").then(0.1).otherwise(0.9),
+        confidence=pl.when("right").then(0.2).otherwise(0.7),
+    )
+    found = tables.auroc_table({"e": rows}).rows_by_key("measure", named=True, unique=True)
+    assert {name: row["auroc"] for name, row in found.items()} == {
+        "logprob": 0.5,
+        "entropy": 1.0,
+        "confidence": 0.0,
+    }
+    assert found["logprob"]["better"] is None
+    assert found["entropy"]["better"] == 0.5
+    assert found["entropy"]["problems"] == 40
+
+
+def test_where_all_samples_of_a_problem_are_alike_no_measure_tells_them_apart():
+    rows = made({"1": [True, True], "2": [False, False]}).with_columns(logprob=pl.lit(-1.0))
+    assert tables.auroc_table({"e": rows}).is_empty()
+
+
 @pytest.fixture(scope="module")
 def depths():
     """Three depths over eight problems; deeper ones are right more often and slower."""

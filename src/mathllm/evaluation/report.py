@@ -23,7 +23,7 @@ from mathllm.evaluation.document import (
 from mathllm.evaluation.figures import plot_depth, plot_groups, plot_times, plot_voting
 from mathllm.evaluation.groups import ResultGroup
 from mathllm.evaluation.results import STEPS
-from mathllm.evaluation.statistics import LEVEL, Paired
+from mathllm.evaluation.statistics import LEVEL, Interval, Paired
 from mathllm.evaluation.votes import Samples
 
 DIGITS = 16  # of a digest that are shown
@@ -134,7 +134,7 @@ def _against(results: tables.Results) -> Iterator[Section]:
     found = {name: tables.compare(first, rows)[0] for name, rows in others}
     heads = ["engine", "against", "wins", "losses", "both right", "neither", "p"]
     rows = [
-        cells(name, base, one.wins, one.losses, one.both, one.neither, chance(one.p), _signed(one))
+        cells(name, base, one.wins, one.losses, one.both, one.neither, chance(one.p), _points(one))
         for name, one in found.items()
     ]
     readings = [_paired_reading(name, base, one) for name, one in found.items()]
@@ -155,7 +155,7 @@ def _paired_reading(name: str, base: str, found: Paired) -> str:
     return (
         f"{name} wins {found.wins} and loses {found.losses} of "
         f"{found.both + found.wins + found.losses + found.neither} problems against {base}: "
-        f"{_signed(found)} points, which {verdict} (p = {chance(found.p)})."
+        f"{_points(found)} points, which {verdict} (p = {chance(found.p)})."
     )
 
 
@@ -200,7 +200,28 @@ def _votes(results: tables.Results) -> Section:
         cells(name, count, *(number(value, 1, 2) for value in figures))
         for name, count, *figures in alike.iter_rows()
     ]
-    return Section("Votes", [*parts, Table(heads, rows)])
+    parts.append(Table(heads, rows))
+    if len(told := tables.auroc_table(results)):
+        parts += [
+            "What tells a right sample from a wrong one of the same problem: AUROC, 0.5 where a "
+            "measure says nothing, and how much better than the first measure.",
+            _auroc(told),
+        ]
+    return Section("Votes", parts)
+
+
+def _auroc(told: pl.DataFrame) -> Table:
+    heads = ["engine", "measure", "problems with both", "AUROC (95 %)", "better (95 %)"]
+    rows = []
+    for row in told.iter_rows(named=True):
+        area, better = (
+            Interval(*(row[f"{what}{key}"] for key in ("", "_low", "_high")))
+            for what in ("auroc", "better")
+        )
+        shown = f"{area.value:.3f} ({area.low:.3f}–{area.high:.3f})"
+        gain = "–" if better.value is None else _signed(better, 3)
+        rows.append(cells(row["engine"], row["measure"], row["problems"], shown, gain))
+    return Table(heads, rows, texts=2)
 
 
 def _vote_table(name: str, curve: pl.DataFrame) -> Table:
@@ -256,7 +277,10 @@ def _cost(results: tables.Results) -> Section:
     )
 
 
-def _signed(found: Paired) -> str:
-    one = found.difference.scaled(100)
-    texts = (f"{value:+.1f}".replace("-", "−") for value in (one.value, one.low, one.high))
+def _points(found: Paired) -> str:
+    return _signed(found.difference.scaled(100), 1)
+
+
+def _signed(one: Interval, digits: int) -> str:
+    texts = (f"{value:+.{digits}f}".replace("-", "−") for value in (one.value, one.low, one.high))
     return "{} ({} to {})".format(*texts)

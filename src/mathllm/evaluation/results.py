@@ -17,7 +17,7 @@ STEPS = "supervision_steps"  # in a header's settings
 TOO_LONG = "prompt"  # finish reason of a problem that was cut to fit the engine's positions
 SAVE_SECONDS = 20.0  # between two writings of a growing file: a kill costs no more than that
 # A row for each sample. `truth` and `answer` are text: integers, or LaTeX. `answer`, `entropy`
-# (mean, nats a token), `confidence` (the halting head's mean probability) and
+# and `logprob` (means, nats a token), `confidence` (the halting head's mean probability) and
 # `supervision_steps` (mean, a token) are null where there are none. `seconds` is the sample's
 # share of its batch's, by tokens; `tail_entropy` is the entropy of the tokens before its answer,
 # `group_entropy` that of the least sure group, and `calls` counts programs that were run.
@@ -43,6 +43,7 @@ SCHEMA = {
     "tail_entropy": pl.Float64,
     "calls": pl.Int64,
     "group_entropy": pl.Float64,
+    "logprob": pl.Float64,
 }
 
 
@@ -82,7 +83,7 @@ RESULTS = TableFormat(
     kind="result file, as the evaluation writes it",
     mend="evaluate again into another folder, or remove the file",
     # null in files from before they were written
-    later=("tail_entropy", "calls", "group_entropy"),
+    later=("tail_entropy", "calls", "group_entropy", "logprob"),
 )
 
 

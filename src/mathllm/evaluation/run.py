@@ -157,6 +157,7 @@ def _measured(attempt: Attempt) -> dict[str, Any]:
         "entropy": attempt.mean_entropy if count else None,
         "tail_entropy": attempt.tail_entropy if count else None,
         "group_entropy": attempt.group_entropy if count else None,
+        "logprob": attempt.mean_logprob if count else None,
         "confidence": attempt.confidence,
         "supervision_steps": steps / count if steps else None,
         "calls": attempt.calls,

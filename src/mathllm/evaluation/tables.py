@@ -19,12 +19,22 @@ from mathllm.evaluation.statistics import (
     error_correlation,
     mean_phi,
     paired,
+    pairs_told,
     wilson,
 )
-from mathllm.evaluation.votes import Samples, methods, voted
+from mathllm.evaluation.votes import Samples, methods, ordered, voted
 from mathllm.solving import SolverSettings
 
 Results = Mapping[str, pl.DataFrame]
+# Of a sample, and whether a right one should have more of it (1) or less (-1).
+MEASURES = {
+    "logprob": 1,
+    "entropy": -1,
+    "tail_entropy": -1,
+    "group_entropy": -1,
+    "confidence": 1,
+}
+NOTHING_SAID = -1e9  # score of a sample without a token
 
 
 def accuracy_table(results: Results, by: str) -> pl.DataFrame:
@@ -188,6 +198,39 @@ def correlation_table(results: Results) -> pl.DataFrame:
             | {"phi": mean_phi(right), "votes": votes}
         )
     return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def auroc_table(results: Results) -> pl.DataFrame:
+    """How well each of MEASURES tells a right sample from a wrong one of the same problem: engine,
+    measure, problems that have both, auroc with low and high, and better: by how much it tells
+    better than the first measure, with better_low and better_high. Problems are resampled.
+
+    Measures that a file does not have are left out.
+    """
+    rows = []
+    for name, part in _some(results).items():
+        samples, inside = Samples.of(part), ordered(part)
+        first: np.ndarray | None = None
+        for measure, sign in MEASURES.items():
+            if inside.select((pl.col(measure).is_null() & (pl.col("tokens") > 0)).any()).item():
+                continue
+            scores = sign * inside[measure].to_numpy().reshape(samples.right.shape)
+            scores = np.nan_to_num(scores, nan=NOTHING_SAID)
+            told, pairs = pairs_told(scores, samples.right)
+            if not pairs.any():
+                break
+            first = told if first is None else first
+            mixed = pairs > 0
+            found = {"auroc": bootstrap(told[mixed], pairs[mixed])}
+            if told is not first:
+                found["better"] = bootstrap((told - first)[mixed], pairs[mixed])
+            rows.append(
+                {"engine": name, "measure": measure, "problems": int(mixed.sum())}
+                | {f"{what}{key}": x for what, one in found.items() for key, x in _named(one)}
+            )
+    schema = {"engine": pl.String, "measure": pl.String, "problems": pl.Int64}
+    figures = [f"{what}{key}" for what in ("auroc", "better") for key in ("", "_low", "_high")]
+    return pl.DataFrame(rows, schema=schema | dict.fromkeys(figures, pl.Float64))
 
 
 def depth_curve(results: Mapping[int, pl.DataFrame]) -> pl.DataFrame:

@@ -50,7 +50,7 @@ class Samples:
         """
         if rows.is_empty():
             raise ParameterError("no samples: evaluate at least one problem")
-        groups = _ordered(rows).group_by("id", maintain_order=True).agg("sample", "answer", "right")
+        groups = ordered(rows).group_by("id", maintain_order=True).agg("sample", "answer", "right")
         for ident, samples in groups.select("id", "sample").iter_rows():
             if samples != groups["sample"][0].to_list():
                 raise ParameterError(
@@ -61,7 +61,7 @@ class Samples:
         return cls(groups["id"].to_list(), np.array(answers))
 
 
-def _ordered(rows: pl.DataFrame) -> pl.DataFrame:
+def ordered(rows: pl.DataFrame) -> pl.DataFrame:
     """Problems as they come, the samples of each side by side and in order."""
     places = rows.select("id").unique(maintain_order=True).with_row_index("place")
     return rows.join(places, on="id").sort("place", "sample").drop("place")
@@ -127,12 +127,12 @@ def submitted(rows: pl.DataFrame, settings: SolverSettings, sessions: int = 0) -
             None if answer == NONE else int(answer), mean or 0.0, tail or 0.0, sure, group or 0.0
         )
         for answer, (mean, tail, sure, group) in zip(
-            answers.flat, _ordered(rows).select(columns).iter_rows(), strict=True
+            answers.flat, ordered(rows).select(columns).iter_rows(), strict=True
         )
     ]
     n, won = answers.shape[1], []
     at_once = min(settings.parallel or n, sessions or n)
-    tokens = _ordered(rows)["tokens"].to_list()
+    tokens = ordered(rows)["tokens"].to_list()
     for start in range(0, len(ballots), n):
         own = slice(start, start + n)
         drawn = [Drawn(*pair) for pair in zip(ballots[own], tokens[own], strict=True)]
@@ -150,7 +150,7 @@ def voted(
     samples = Samples.of(rows)
     won = winners(samples.answers) if settings is None else submitted(rows, settings, sessions)
     first = (samples.answers == won[:, None]).argmax(axis=1)
-    chosen = _ordered(rows)[np.arange(len(won)) * samples.n + first]
+    chosen = ordered(rows)[np.arange(len(won)) * samples.n + first]
     answer = pl.when(pl.Series(won != NONE)).then("answer")
     return chosen.with_columns(answer, right=pl.Series(won == RIGHT))
 

@@ -55,13 +55,13 @@ class Tools(Protocol):
 class Attempt:
     """One sample: its text, its answer, and how it ended.
 
-    `tokens` counts what was generated, without the tools' output. Entropies are in nats per
-    token (see measures), 0 for none; `confidence` is the halting head's mean probability, None
-    where the engine has none, and `supervision_steps` counts those of all tokens. `turns` are
-    what lies between two programs, `calls` counts those that were run, `faults` says which of
-    them failed to. `broke` says what ended a sample that broke, "" where nothing did. It ran from
-    `begun` to `ended`, in seconds since the problem was asked; `boxes` are the answers that it
-    put to the vote on the way, with their time.
+    `tokens` counts what was generated, without the tools' output. Entropies and log probabilities
+    are in nats per token (see measures), 0 for none; `confidence` is the halting head's mean
+    probability, None where the engine has none, and `supervision_steps` counts those of all tokens.
+    `turns` are what lies between two programs, `calls` counts those that were run, `faults` says
+    which of them failed to. `broke` says what ended a sample that broke, "" where nothing did. It
+    ran from `begun` to `ended`, in seconds since the problem was asked; `boxes` are the answers
+    that it put to the vote on the way, with their time.
     """
 
     text: str
@@ -80,6 +80,7 @@ class Attempt:
     begun: float = 0.0
     ended: float = 0.0
     boxes: tuple[tuple[float, int], ...] = ()
+    mean_logprob: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -311,6 +312,7 @@ class Runner:
             begun=self._begun,
             ended=self._now(),
             boxes=tuple(self._boxes),
+            mean_logprob=mean(whole.logprobs),
         )
 
 
