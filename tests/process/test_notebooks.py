@@ -62,6 +62,20 @@ def test_evaluation_counts_every_problem_for_both_engines(trained, tmp_path):
     assert set(trm["subject"]) == {"add", "gcd"}
 
 
+def test_a_verifier_is_taught_from_what_the_weights_wrote_and_from_nothing_else(trained, tmp_path):
+    drawn = [("engines", "TRM"), ("split", "train"), ("families", "mul"), ("difficulties", "2")]
+    drawn += [("num_samples", "8"), ("n_samples", "3"), ("temperature", "1.0")]
+    pairs = [*drawn, ("weights", str(trained)), ("output_dir", str(tmp_path))]
+    run_notebook(ROOT / "notebooks" / "evaluate.ipynb", tmp_path / "evaluate.ipynb", pairs)
+    notebook, samples = ROOT / "notebooks" / "verifier.ipynb", str(tmp_path / "trm.parquet")
+    pairs = [("weights", str(trained)), ("samples", samples), ("output_dir", str(tmp_path / "out"))]
+    run_notebook(notebook, tmp_path / "verifier.ipynb", pairs)
+    assert '"verifier": true' in (tmp_path / "out" / "trm" / "config.json").read_text("utf-8")
+    assert (tmp_path / "out" / "backbone" / "tokenizer.json").is_file()
+    with pytest.raises(ParameterError, match="was written by TRM"):
+        run_notebook(notebook, tmp_path / "verifier.ipynb", [("samples", samples)])
+
+
 def test_inference_answers_a_question(tmp_path):
     run_notebook(
         ROOT / "notebooks" / "inference.ipynb",

@@ -1,6 +1,6 @@
 """Shape and schedule of the recursion, every size taken from the backbone's config."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from mathllm.errors import ParameterError
@@ -14,7 +14,8 @@ class TRMConfig:
     n: latent updates in a latent recursion. T: latent recursions in a deep recursion, of
     which only the last carries gradient. N_sup: supervision steps. Effective depth:
     layers · (n + 1) · T · N_sup. halting_threshold: the halting probability at which decoding
-    freezes a token; None, never.
+    freezes a token; None, never. verifier: the halting head says whether the whole answer is right
+    (mathllm.training.verifier), so that no token may halt by it.
     """
 
     hidden_size: int
@@ -33,6 +34,7 @@ class TRMConfig:
     train_head: bool = False
     learn_initial_state: bool = False
     halting_threshold: float | None = None
+    verifier: bool = False
 
     def __post_init__(self) -> None:
         for name in ("layers", "n", "T", "N_sup"):
@@ -47,6 +49,11 @@ class TRMConfig:
             raise ParameterError(
                 f"halting_threshold is {self.halting_threshold}: it must be over 0 and at most 1, "
                 "or None"
+            )
+        if self.verifier and self.halting_threshold is not None:
+            raise ParameterError(
+                f"halting_threshold is {self.halting_threshold}, but the halting head is a "
+                "verifier of whole answers: give None"
             )
 
     @classmethod
@@ -74,6 +81,10 @@ class TRMConfig:
             "rms_norm_eps": backbone.rms_norm_eps,
         }
         return cls(**(sizes | overrides))
+
+    def as_verifier(self) -> "TRMConfig":
+        """The same, with a head that judges whole answers."""
+        return replace(self, verifier=True, halting_threshold=None)
 
     @property
     def calls(self) -> int:
