@@ -20,9 +20,9 @@ from mathllm.evaluation.results import ResultFile
 from mathllm.evaluation.run import draw
 from mathllm.evaluation.statistics import paired, wilson
 from mathllm.solving import Solver, SolverSettings, vote
-from mathllm.solving.attempts import Attempt
 from mathllm.solving.dialects import ChatML
 from mathllm.solving.measures import behind_box, group_entropy, tail_entropy
+from mathllm.solving.outcomes import Attempt
 from mathllm.solving.race import Drawn, play
 from mathllm.solving.records import ATTEMPTS, AttemptsFile, Rules
 from mathllm.solving.voting import Ballot, decided

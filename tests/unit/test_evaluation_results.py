@@ -19,8 +19,8 @@ from mathllm.evaluation.engines import EngineSpec
 from mathllm.evaluation.results import SCHEMA, ResultFile
 from mathllm.evaluation.run import draw
 from mathllm.solving import Solver
-from mathllm.solving.attempts import BrokenSampleError
 from mathllm.solving.dialects import ChatML
+from mathllm.solving.outcomes import BrokenSampleError
 from mathllm.solving.solver import sample_seed
 
 

@@ -11,8 +11,9 @@ from mathllm.data.chat import END_OF_TURN, end_of_turn_id
 from mathllm.engines import Completion, SamplingConfig
 from mathllm.engines.base import EngineError
 from mathllm.solving import Solver, SolverSettings
-from mathllm.solving.attempts import Asked, broken
+from mathllm.solving.attempts import Asked
 from mathllm.solving.dialects import ChatML
+from mathllm.solving.outcomes import broken
 from mathllm.solving.race import all_of
 from mathllm.tiny.tokenizer import train_tokenizer
 

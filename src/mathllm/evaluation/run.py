@@ -24,8 +24,9 @@ from mathllm.evaluation.results import TOO_LONG, Header, ResultFile
 from mathllm.evaluation.sets import ProblemSet
 from mathllm.settings import CURRENT
 from mathllm.solving import Attempt, Solver, SolverSettings, extract_answer
-from mathllm.solving.attempts import Asked, BrokenSampleError, Tools
+from mathllm.solving.attempts import Asked, Tools
 from mathllm.solving.dialects import ChatML
+from mathllm.solving.outcomes import BrokenSampleError
 
 _INTEGER = re.compile(r"[-−]?(?:" + NUMBER + r")", re.ASCII)
 

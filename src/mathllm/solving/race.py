@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from heapq import heapify, heappop, heappush
 
 from mathllm.engines.base import Engine
-from mathllm.solving.attempts import Asked, Attempt, Runner, Tools
+from mathllm.solving.attempts import Asked, Runner, Tools
+from mathllm.solving.outcomes import Attempt
 from mathllm.solving.solution import SolverSettings, ballot_of
 from mathllm.solving.voting import Ballot, decided
 

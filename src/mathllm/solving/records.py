@@ -14,8 +14,8 @@ from typing import Any
 import polars as pl
 
 from mathllm.errors import ResultsError
-from mathllm.solving.attempts import Attempt
 from mathllm.solving.budget import Budget
+from mathllm.solving.outcomes import Attempt
 from mathllm.solving.solution import SolverSettings
 from mathllm.table_files import TableFormat
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from mathllm.errors import ParameterError
 from mathllm.settings import CURRENT
-from mathllm.solving.attempts import Attempt
+from mathllm.solving.outcomes import Attempt
 from mathllm.solving.voting import WEIGHTS, Ballot, vote
 
 FALLBACK_ANSWER = 0  # submitted when no sample gives a valid one

@@ -8,17 +8,9 @@ from functools import partial
 
 from mathllm.engines.base import Engine, SamplingConfig
 from mathllm.errors import cause_of
-from mathllm.solving.attempts import (
-    BROKEN,
-    Asked,
-    Attempt,
-    BrokenSampleError,
-    Runner,
-    Tools,
-    broken,
-    check_whole,
-)
+from mathllm.solving.attempts import Asked, Runner, Tools
 from mathllm.solving.dialects import Dialect
+from mathllm.solving.outcomes import BROKEN, Attempt, BrokenSampleError, broken, check_whole
 from mathllm.solving.race import LATE_SECONDS, all_of, race
 from mathllm.solving.solution import Solution, SolverSettings, decide
 
