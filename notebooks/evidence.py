@@ -36,13 +36,14 @@ sys.path.insert(0, next(str(p.parents[1]) for p in found if p.is_file()))
 
 # %% tags=["parameters"]
 backbone: str = ""  # folder with a small backbone; empty: one is pre-trained first, from seed 0
-pretraining_steps: int = 4_000  # optimizer steps of its pre-training, at most
+pretraining_steps: int = 2_000  # optimizer steps of its pre-training, at most
 name: str = "recursion"  # what the report calls this way to train
 arm: str = "paper"  # paper, single, untied, copied, middle, low_rank (mathllm.training.baselines)
 n_latent: int = 1  # n: latent updates in a latent recursion, of arm paper
 T_recursion: int = 1  # T: latent recursions in a deep recursion, of arm paper
 N_supervision: int = 12  # N_sup: supervision steps at most; 1: no loop
 layers: int = 2  # L: layers of the network
+intermediate: int = 128  # size inside its SwiGLU
 rank: int = 8  # of arm low_rank
 targets: str = "steps"  # of the supervision steps: steps, same, shuffled, spread, final
 forced: int = 6  # with targets steps: depth to force first
@@ -54,7 +55,7 @@ trained_hops: int = 6  # rows of 1 to so many hops are trained on
 strokes: bool = False  # hops in strokes and not in digits
 written: bool = False  # every hop is written out before the answer
 rows: int = 200_000  # training rows, each once
-batch: int = 4_096  # tokens a group
+batch: int = 1_536  # tokens a group
 lr: float = 1e-3  # peak learning rate of AdamW
 test_rows: int = 4_000  # problems asked, as many of each number of hops
 test_hops: int = 8  # the most hops that are asked for
@@ -112,6 +113,7 @@ print(f"{sum(p.numel() for p in frozen.parameters()):,} parameters")
 # %%
 torch.manual_seed(seed)
 trm = {"n": n_latent, "T": T_recursion, "N_sup": N_supervision, "layers": layers}
+trm["intermediate_size"] = intermediate
 model = build(arm, frozen, trm, rank)
 data = evidence.rows("train", rows, seed, range(1, trained_hops + 1), strokes, written)
 config = TrainConfig(
