@@ -35,7 +35,7 @@ sys.path.insert(0, next(str(p.parents[1]) for p in found if p.is_file()))
 # %matplotlib inline
 
 # %% tags=["parameters"]
-backbone: str = ""  # folder with a small backbone; empty: one is pre-trained first, from seed 0
+backbone: str = "runs/evidence_backbone"  # folder; pre-trained first, from seed 0, if not there
 pretraining_steps: int = 2_000  # optimizer steps of its pre-training, at most
 name: str = "recursion"  # what the report calls this way to train
 arm: str = "paper"  # paper, single, untied, copied, middle, low_rank (mathllm.training.baselines)
@@ -71,7 +71,6 @@ import numpy as np
 import torch
 from IPython.display import display
 
-from mathllm.errors import ParameterError
 from mathllm.evaluation.evidence import TRIALS, Trial
 from mathllm.metrics import record
 from mathllm.parameters import check_parameters
@@ -96,15 +95,7 @@ for name in ("backbone", "output_dir", "threads"):
 # It knows rows of no hop and of one, and is frozen from here on.
 
 # %%
-place = Path(backbone) if backbone else output / "backbone"
-if not (place / "config.json").is_file():
-    if backbone:
-        raise ParameterError(f"backbone: {place} has no config.json: give a backbone's folder")
-    small = evidence.small_backbone(seed=0)
-    share = evidence.pretrain(small, seed=0, steps=pretraining_steps)
-    print(f"{share:.1%} of a batch of 0 and 1 hops are right")
-    small.save_pretrained(place)
-frozen = load_backbone(place)
+frozen = load_backbone(evidence.backbone_in(Path(backbone), pretraining_steps))
 print(f"{sum(p.numel() for p in frozen.parameters()):,} parameters")
 
 # %% [markdown]

@@ -126,6 +126,20 @@ def test_a_trial_counts_its_work_and_comes_back_from_its_file(tmp_path, arm):
     assert again["hops"].to_list() == [1, 2, 3, 4] * 10
 
 
+def test_the_backbone_is_made_once_and_a_folder_of_something_else_is_named(tmp_path):
+    made = evidence.backbone_in(tmp_path / "new" / "backbone", steps=2)
+    before = {path.name: path.read_bytes() for path in made.iterdir()}
+    assert {"config.json", "model.safetensors"} <= set(before)
+    evidence.backbone_in(made, steps=3)
+    assert {path.name: path.read_bytes() for path in made.iterdir()} == before
+    assert [path.name for path in made.parent.iterdir()] == ["backbone"]
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").write_text("mine")
+    with pytest.raises(ParameterError, match=r"other is there and has no config\.json"):
+        evidence.backbone_in(tmp_path / "other", steps=1)
+    assert (tmp_path / "other" / "notes.txt").read_text() == "mine"
+
+
 def test_pre_training_lowers_the_loss_on_rows_of_no_and_one_hop():
     backbone = evidence.small_backbone(seed=0, hidden_size=32)
     data = evidence.rows("test", 64, 0, [0])

@@ -10,7 +10,9 @@ The same generator and the same splits as the permutations of mathllm.data.chain
 
 import json
 import random
+import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -134,6 +136,25 @@ def pretrain(
                 break
     backbone.eval()
     return right
+
+
+def backbone_in(folder: Path, steps: int = 2_000) -> Path:
+    """The folder, with the experiment's backbone: made from seed 0 where there is none.
+
+    Runs side by side may all ask for it: each makes the same one, and the first to end is kept.
+    """
+    if not (folder / "config.json").is_file():
+        small = small_backbone(seed=0)
+        share = pretrain(small, seed=0, steps=steps)
+        print(f"{share:.1%} of the last batch of 0 and 1 hops are right")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, ignore_cleanup_errors=True) as staging:
+            small.save_pretrained(staging)
+            with suppress(OSError):  # another was first
+                Path(staging).rename(folder)
+        if not (folder / "config.json").is_file():
+            raise ParameterError(f"backbone: {folder} is there and has no config.json: remove it")
+    return folder
 
 
 def answers(model: RecursiveLM, data: TokenSet, steps: int) -> pl.DataFrame:
