@@ -79,6 +79,22 @@ def test_halting_late_uses_more_steps_and_never_more_than_there_are(tmp_path):
     assert stands.all()
 
 
+def trends(tmp_path: Path, name: str, right: np.ndarray) -> dict[int, str]:
+    """The staircase's last column, by hops."""
+    ways = read_ways([write(tmp_path, one, 1, right, right) for one in (name, "control")])
+    table = report(ways, name, "control").partition("right after each step")[2]
+    rows = [line.split(" | ") for line in table.splitlines() if line.startswith("| ")]
+    return {int(row[0].strip("| ")): row[-1].strip(" |") for row in rows[2:10]}
+
+
+def test_a_staircase_has_a_trend_and_answers_that_never_change_have_none(tmp_path):
+    found = trends(tmp_path, "stairs", staircase()[0])
+    assert found[1] == found[2] == "–"
+    assert all(float(found[hops]) < 1e-4 for hops in range(3, 9))
+    level = np.repeat(np.random.default_rng(0).random((len(HOPS), 1)) < 0.5, STEPS + 1, axis=1)
+    assert all(float(p) > 0.3 for hops, p in trends(tmp_path, "level", level).items() if hops > 2)
+
+
 def test_only_what_stands_between_the_marks_is_made_anew():
     text = f"Before.\n\n{BEGIN}\n\nold\n{END}\n\nAfter.\n"
     made = replaced(text, "new\n")

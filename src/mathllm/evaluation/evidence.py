@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from scipy.stats import spearmanr
+from scipy.stats import page_trend_test, spearmanr
 
 from mathllm.errors import ResultsError
 from mathllm.evaluation.contrasts import Contrast, contrast, two_way_bootstrap
@@ -226,8 +226,22 @@ def _staircase(way: Way) -> str:
     shares = way.shares()
     steps = range(way.right.shape[-1])
     head = ["hops \\ steps", "backbone", *map(str, steps[1:])]
-    rows = [[str(k), *(f"{value:.2f}" for value in share)] for k, share in shares.items()]
-    return f"### {way.name}: right after each step\n\n" + _table(head, rows)
+    rows = [
+        [str(k), *(f"{value:.2f}" for value in share), _trend(way, k)]
+        for k, share in shares.items()
+    ]
+    return (
+        f"### {way.name}: right after each step\n\n{_table([*head, 'trend'], rows)}\n\n"
+        "Trend: p of Page's test that steps 1 to k make problems of k hops ever more often right."
+    )
+
+
+def _trend(way: Way, hops: int) -> str:
+    """Page (JASA 58, 1963); a problem, with one seed's weights, ranks the steps."""
+    if not 3 <= hops < way.right.shape[-1]:  # of fewer than three steps there is no such test
+        return "–"
+    by_step = way.right[:, way.hops == hops, 1 : hops + 1].reshape(-1, hops)
+    return _p(page_trend_test(by_step, method="asymptotic").pvalue)
 
 
 def _halting(way: Way) -> str:
