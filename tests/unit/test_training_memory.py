@@ -247,6 +247,15 @@ def test_the_head_is_frozen_before_giving_up():
         check_fits(said, 4 * GIB)
 
 
+def test_the_window_is_shortened_once_the_batch_cannot_be():
+    said = estimate(QWEN["1.5B"], TRMConfig.for_backbone(QWEN["1.5B"]), 32_000, window=8)
+    assert not any("window" in change for change in mend(said, 10 * GIB)[0])
+    changes, after = mend(said, 5 * GIB)
+    assert "window=4" in changes
+    assert after.settings.window == 4
+    assert after.total <= 5 * GIB
+
+
 def test_states_that_wait_must_fit_the_host():
     said = estimate(QWEN["7B"], TRMConfig.for_backbone(QWEN["7B"]), 8_000, 64)
     with pytest.raises(ParameterError, match=r"need 20\.5 GiB of 16\.0 GiB on the host: lower"):

@@ -204,8 +204,8 @@ def estimate(
 def _changes(s: Settings) -> Iterator[tuple[str, Settings]]:
     """Settings that could lower the device's peak, by what a user would write.
 
-    Those come first that leave the trained weights the same, then what costs least. The
-    head's freezing is another training, so it comes only when nothing else is left.
+    Those come first that leave the trained weights the same, then what costs least. A shorter
+    window and the head's freezing are another training: only once the batch cannot get smaller.
     """
     if s.logits_chunk >= 2 * LEAST_CHUNK:
         yield f"logits_chunk={s.logits_chunk // 2}", replace(s, logits_chunk=s.logits_chunk // 2)
@@ -215,7 +215,11 @@ def _changes(s: Settings) -> Iterator[tuple[str, Settings]]:
         yield f"batch={s.batch // 2}", replace(s, batch=s.batch // 2)
     for bits in ("fp16" if s.precision == "fp16" else "bf16", "int8", "nf4"):
         yield f"backbone_precision='{bits}'", replace(s, backbone_precision=bits)
-    if s.trm.train_head and s.batch < 2 * LEAST_BATCH:
+    if s.batch >= 2 * LEAST_BATCH:
+        return
+    if s.window > 1:
+        yield f"window={s.window // 2}", replace(s, window=s.window // 2)
+    if s.trm.train_head:
         rows = {name: count for name, count in s.rows.items() if name != "norm and lm_head"}
         yield "freeze_lm_head=True", replace(s, rows=rows, trm=replace(s.trm, train_head=False))
 
