@@ -17,7 +17,8 @@ from mathllm.data.chat import load_tokenizer
 from mathllm.data.decontaminate import Reserved
 from mathllm.data.selection import select_rows
 from mathllm.data.sources import Filters
-from mathllm.errors import DataError, ParameterError, ResultsError
+from mathllm.engines.base import SamplingConfig
+from mathllm.errors import DataError, ParameterError, ResultsError, WeightsError
 from mathllm.evaluation import evaluate, load_set, tables, votes
 from mathllm.evaluation.engines import EngineSpec, open_engines, weights_digest
 from mathllm.evaluation.results import TOO_LONG, ResultFile
@@ -338,6 +339,19 @@ def test_the_real_sets_have_a_truth_for_every_row():
 # engines
 
 
+def test_the_plain_backbone_needs_no_trm(tmp_path):
+    (tmp_path / "backbone").symlink_to(TINY / "backbone")
+    tokenizer = load_tokenizer(TINY / "backbone")
+    (spec,) = open_engines(["backbone"], tmp_path, tokenizer)
+    prompt = tokenizer("What is $2+3$?")["input_ids"]
+    (full,) = open_engines(["backbone"], TINY, tokenizer)
+    config = SamplingConfig(max_new_tokens=5, temperature=0)
+    ours, theirs = (one.open().generate([prompt], config)[0][0].tokens for one in (spec, full))
+    assert ours == theirs
+    with pytest.raises(WeightsError, match=r"trm has no TRM: config\.json is missing"):
+        open_engines(["backbone", "TRM"], tmp_path, tokenizer)
+
+
 def test_engines_have_the_digest_of_what_answers(tmp_path):
     tokenizer = load_tokenizer(TINY / "backbone")
     backbone, one, three = open_engines(["backbone", "TRM"], TINY, tokenizer, "cpu", [1, 3])
@@ -348,6 +362,7 @@ def test_engines_have_the_digest_of_what_answers(tmp_path):
     ]
     assert (backbone.steps, one.steps, three.steps) == (None, 1, 3)
     assert one.weights == three.weights != backbone.weights
+
     assert three.open().supervision_steps == 3
     (own,) = open_engines(["TRM"], TINY, tokenizer)
     assert (own.file, own.steps) == ("trm.parquet", own.open().supervision_steps)

@@ -17,7 +17,7 @@ from mathllm.engines.server import wait_until_ready
 from mathllm.errors import ParameterError
 from mathllm.files import digest
 from mathllm.solving.dialects import ChatML
-from mathllm.solving.loading import ENDPOINT_SECONDS, PATIENCE_SECONDS, load_model
+from mathllm.solving.loading import ENDPOINT_SECONDS, PATIENCE_SECONDS, load_model, load_untrained
 from mathllm.trm import RecursiveLM
 from mathllm.wording import shown
 
@@ -73,10 +73,17 @@ def open_engines(
     if odd := [steps for steps in supervision_steps if steps < 1]:
         raise ParameterError(f"supervision_steps has {odd[0]}: it must be at least 1")
     model = cache(partial(load_model, folder, device))
+    alone = cache(partial(load_untrained, folder / "backbone", device))  # needs no trm/
     made: list[EngineSpec] = []
     for name in names:
         if name == BACKBONE:
-            made.append(EngineSpec(name, weights_digest(folder, ["backbone"]), _backbone(model)))
+            made.append(
+                EngineSpec(
+                    name,
+                    weights_digest(folder, ["backbone"]),
+                    _backbone(model if TRM in names else alone),
+                )
+            )
         elif name == TRM:
             made += _trms(folder, model, supervision_steps)
         else:

@@ -48,7 +48,7 @@ def load_model(weights: Path, device: str = "cpu", backbone: Path | None = None)
     return load_checkpoint(loaded, weights / "trm", dtype)
 
 
-def _untrained(folder: Path, device: str) -> "RecursiveLM":
+def load_untrained(folder: Path, device: str) -> "RecursiveLM":
     """The backbone with a TRM that changes nothing. Raises WeightsError without a backbone."""
     from mathllm.trm import RecursiveLM, TRMConfig, load_backbone
     from mathllm.trm.backbone import best_dtype
@@ -213,7 +213,7 @@ def load_solver(
     except WeightsError as fault:
         if strict:
             raise
-        model = _untrained(backbone or weights / "backbone", device)
+        model = load_untrained(backbone or weights / "backbone", device)
         decoder = BackboneDecoder(model)
         load_fault = f"{fault}; the plain backbone answers"
     tokenizer = load_tokenizer(backbone or weights / "backbone")
