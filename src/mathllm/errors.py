@@ -54,6 +54,10 @@ class MemoryLimitError(UserError):
     """What was asked for needs more memory than there is, known before any of it is taken."""
 
 
+class EngineFailedError(UserError):
+    """An engine that broke in the middle of an evaluation: a server that is gone, no memory."""
+
+
 class DeliveryError(UserError):
     """Kaggle refused something, or has something else than it should: a person must mend it."""
 

@@ -63,7 +63,12 @@ def test_evaluation_counts_every_problem_for_both_engines(trained, tmp_path):
 
 
 def test_a_verifier_is_taught_from_what_the_weights_wrote_and_from_nothing_else(trained, tmp_path):
-    drawn = [("engines", "TRM"), ("split", "train"), ("families", "multiply"), ("difficulties", "2")]
+    drawn = [
+        ("engines", "TRM"),
+        ("split", "train"),
+        ("families", "multiply"),
+        ("difficulties", "2"),
+    ]
     drawn += [("num_samples", "8"), ("n_samples", "3"), ("temperature", "1.0")]
     pairs = [*drawn, ("weights", str(trained)), ("output_dir", str(tmp_path))]
     run_notebook(ROOT / "notebooks" / "evaluate.ipynb", tmp_path / "evaluate.ipynb", pairs)

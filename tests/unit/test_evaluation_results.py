@@ -13,14 +13,13 @@ from polars.testing import assert_frame_equal
 from helpers import killed_evaluation
 from helpers.paths import TESTS
 from helpers.scripted import SETTINGS, Scripted, header, make_problems, make_tokenizer
-from mathllm.errors import ResultsError
+from mathllm.errors import EngineFailedError, ResultsError
 from mathllm.evaluation import RESULTS, evaluate
 from mathllm.evaluation.engines import EngineSpec
 from mathllm.evaluation.results import SCHEMA, ResultFile
 from mathllm.evaluation.run import draw
 from mathllm.solving import Solver
 from mathllm.solving.dialects import ChatML
-from mathllm.solving.outcomes import BrokenSampleError
 from mathllm.solving.solver import sample_seed
 
 
@@ -136,7 +135,7 @@ def test_a_batch_that_broke_is_not_kept_and_the_ones_before_are(tmp_path, tokeni
     path = tmp_path / "scripted.parquet"
     solver = Solver(Breaking(tokenizer), ChatML(tokenizer), SETTINGS)
     with (
-        pytest.raises(BrokenSampleError, match=r"of 6 samples ended 1 by 'fault'.*goes on"),
+        pytest.raises(EngineFailedError, match=r"of 6 samples ended 1 by 'fault'.*goes on"),
         ResultFile(path, header(problems), problems.rows["id"]) as file,
     ):
         draw(solver, problems.rows, file, batch_rows=6)

@@ -18,7 +18,7 @@ from mathllm.answers.equivalent import grade
 from mathllm.answers.expressions import MAX_BITS
 from mathllm.answers.latex import NUMBER
 from mathllm.answers.reading import integer_value
-from mathllm.errors import ParameterError
+from mathllm.errors import EngineFailedError, ParameterError
 from mathllm.evaluation.engines import EngineSpec
 from mathllm.evaluation.results import TOO_LONG, Header, ResultFile
 from mathllm.evaluation.sets import ProblemSet
@@ -51,7 +51,7 @@ def evaluate(
     asked again. `batch_rows` samples are drawn at a time. `told` is called with each new row.
     Raises ParameterError for no samples, for several at temperature 0, which would all be the same,
     ResultsError for a file of other settings, before any engine is opened, and
-    BrokenSampleError where an engine fails in the middle: what it had drawn before is kept.
+    EngineFailedError where an engine fails in the middle: what it had drawn before is kept.
     """
     ids = problems.rows["id"].to_list()
     if not ids:
@@ -135,7 +135,7 @@ def _judged(
     try:
         drawn = solver.draw_all([one for _, one in batch], at_once)
     except BrokenSampleError as fault:  # it says nothing of the model: it is no wrong answer
-        raise BrokenSampleError(
+        raise EngineFailedError(
             f"{name}: {fault}; the batches before are kept, and the same command goes on from them"
         ) from None
     seconds = time.perf_counter() - began
