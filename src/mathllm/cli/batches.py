@@ -25,7 +25,7 @@ def add_commands(commands: argparse._SubParsersAction, root: Path) -> None:
     """Add `batch`; `root` is the clone."""
     batch = commands.add_parser(
         "batch",
-        help="many runs of notebooks, and what they measured, compared",
+        help="run notebooks over a grid of parameters, and compare",
         description="Run notebooks over a grid of parameters and seeds, as a YAML file says (see "
         "notebooks/batches), and compare what they recorded. May be stopped, killed and repeated: "
         "what is done is not done again, also after the file was changed. Ends with a table, the "

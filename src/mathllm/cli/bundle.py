@@ -36,7 +36,7 @@ def _add_vendor(
     vendor = add_command(
         commands,
         "vendor",
-        "lay out what Kaggle gets",
+        "lay out build/: datasets, the kernel, a manifest",
         "Lay out build/datasets/source, build/datasets/weights, build/datasets/wheels "
         "and build/kernel, with metadata filled in and a manifest of SHA-256 sums. Refuses what "
         "must not be uploaded, or would fail on Kaggle. The same inputs give the same bytes.",
@@ -110,7 +110,7 @@ def _add_rehearse(commands: argparse._SubParsersAction, root: Path) -> None:
     rehearse = add_command(
         commands,
         "rehearse",
-        "play Kaggle with what was vendored",
+        "play Kaggle with build/, without a network",
         "Run what was vendored, not the working tree, as Kaggle would: first the "
         "commit run, then two reruns with kernel and gateway as separate processes, all without "
         "a network. Ends with a table, the competition's score, and where everything is.",

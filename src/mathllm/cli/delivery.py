@@ -11,10 +11,10 @@ from mathllm.settings import CURRENT
 
 def add_commands(commands: argparse._SubParsersAction, root: Path) -> None:
     """Add the delivery's commands; `root` is the clone."""
+    _add_fetch(commands, root)
+    _add_check(commands, root)
     _add_push(commands, root)
     _add_submit(commands, root)
-    _add_check(commands, root)
-    _add_fetch(commands, root)
 
 
 def _add_push(commands: argparse._SubParsersAction, root: Path) -> None:

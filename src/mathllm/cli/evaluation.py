@@ -17,7 +17,7 @@ def add_commands(commands: argparse._SubParsersAction, root: Path, contest: "Con
     report = add_command(
         commands,
         "report",
-        "what result files say, as a text with plots, or a page",
+        "what result files say, as a text or a page",
         "Read files that notebooks/evaluate.ipynb wrote and write down what they say: right "
         "answers with intervals, engines against each other, depth, votes, expected points and "
         "cost. Files over the same problems with the same settings make one chapter. The same "
@@ -52,7 +52,7 @@ def _add_replay(commands: argparse._SubParsersAction) -> None:
     replay = add_command(
         commands,
         "replay",
-        "rules to stop, to vote and to share time, played over attempts drawn before",
+        "other rules to stop and to vote, over attempts drawn before",
         "Play rules over attempts that a run or an evaluation has drawn, without drawing anything: "
         "what would have been answered, how sure the difference from the first rule is, what it "
         "would have cost, and the expected points. Without --rule: each way to vote, alone and "
@@ -91,7 +91,7 @@ def _add_evidence(commands: argparse._SubParsersAction, root: Path) -> None:
     evidence = add_command(
         commands,
         "evidence",
-        "what trials of notebooks/evidence.ipynb say, as the tables of docs/EVIDENCE.md",
+        "the tables of docs/EVIDENCE.md, from the trials",
         "Read trials (several ways to train, each with several seeds, all asked the same problems) "
         "and put their tables between the two marks of a document: right answers, the primary "
         "contrast, all others, the staircase and halting. The same files give the same text.",

@@ -18,21 +18,8 @@ from mathllm.wording import brief, whole
 USER_ERROR, TRY_AGAIN = 2, 3
 
 DESCRIPTION = """\
-From a weights folder to a Kaggle submission, and how good it is.
-
-  vendor     lay out build/: source and weights as datasets, the kernel, a manifest
-  rehearse   play Kaggle with build/: a commit run and two reruns, without a network
-  push       bring build/ to Kaggle and follow its run
-  submit     submit what was pushed, and follow its score
-
-  run        run a notebook with checked parameters
-  batch      run notebooks over a grid of parameters, and compare what they measured
-  report     what result files say, as a text with plots, or a page
-  replay     other rules to stop, to vote and to share time, over attempts drawn before
-  evidence   the tables of docs/EVIDENCE.md, from the experiment's trials
-  wheels     lock the packages that Kaggle's image lacks
-  fetch      download the competition's files
-  check      whether everything is there that a delivery needs
+From a weights folder to a Kaggle submission, and how good it is. The commands stand in the order
+in which they are wanted; each explains itself with --help.
 """
 EXAMPLES = """\
 examples:
@@ -58,11 +45,12 @@ def parser(root: Path) -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = main.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    bundle.add_commands(commands, root, user_name)
+    main.set_defaults(function=lambda _: main.print_help() or USER_ERROR)
+    commands = main.add_subparsers(title="commands", metavar="COMMAND")
     _add_run(commands, root)
-    evaluation.add_commands(commands, root, CURRENT)
     batches.add_commands(commands, root)
+    evaluation.add_commands(commands, root, CURRENT)
+    bundle.add_commands(commands, root, user_name)
     delivery.add_commands(commands, root)
     return main
 
