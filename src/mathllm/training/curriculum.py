@@ -4,7 +4,7 @@ Without gates every group takes N_sup steps of any rows. With gates and a target
 depth comes first: step t is taught what stands after t hops, however many are asked for (forced).
 Then the hops count: step t is taught what stands after min(t, hops) of them (hold). Depth, and then
 hops, rise by one each time that the moving share of right rows passes a gate: by the clock it is
-learned badly (docs/EVIDENCE.md). Rows without targets by step may be among the others: they keep
+learned badly (docs/EVIDENCE.md). A gate that never opens is given up after a while. Rows without targets by step may be among the others: they keep
 their own labels in every step, and no gate looks at them.
 """
 
@@ -86,7 +86,7 @@ class Curriculum:
         plan = plan_batches(data.lengths, config.batch, config.seed)
         self.groups = len(self._shared(plan))
         self.group, self.passed, self.passes = 0, 0, 0
-        self._stage, self._stuck = 0, False
+        self._stage = 0
         self.epoch, self._place = 0, 0
         self._seen, self._right, self._count = 0, 0.0, 0.0
         self._planned: tuple[int, int] | None = None
@@ -175,7 +175,7 @@ class Curriculum:
         self._right = FORGET * self._right + right
         self._count = FORGET * self._count + count
         last = self._stage + 1 == len(self.stages)
-        if self._stuck or last:
+        if last:
             return ""
         if self._seen >= LEAST_GROUPS and self.accuracy >= self._config.gate:
             said = f"{self.stage} is learned: {self.accuracy:.1%} right after {self._seen:,} groups"
@@ -187,12 +187,11 @@ class Curriculum:
             f"{self.stage} was not learned in {self._seen:,} groups: {self.accuracy:.1%} right, "
             f"the gate is {self._config.gate:.1%}"
         )
-        if self.stage.phase == "forced":
-            held = next(n for n, stage in enumerate(self.stages) if stage.phase == "hold")
-            self._enter(held)
-            return f"{said}; now {self.stage}"
-        self._stuck = True
-        return f"{said}; the run stays there"
+        following = self._stage + 1
+        if self.stage.phase == "forced":  # what a depth rests on is missing: no deeper
+            following = next(n for n, stage in enumerate(self.stages) if stage.phase == "hold")
+        self._enter(following)
+        return f"{said}; now {self.stage}"
 
     def state(self) -> dict[str, Any]:
         """All that moves, as JSON."""
@@ -229,5 +228,5 @@ class Curriculum:
 
 _STATE = (
     *("group", "passed", "passes", "epoch", "_place"),
-    *("_stage", "_stuck", "_seen", "_right", "_count"),
+    *("_stage", "_seen", "_right", "_count"),
 )
