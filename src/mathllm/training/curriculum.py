@@ -4,8 +4,9 @@ Without gates every group takes N_sup steps of any rows. With gates and a target
 depth comes first: step t is taught what stands after t hops, however many are asked for (forced).
 Then the hops count: step t is taught what stands after min(t, hops) of them (hold). Depth, and then
 hops, rise by one each time that the moving share of right rows passes a gate: by the clock it is
-learned badly (docs/EVIDENCE.md). A gate that never opens is given up after a while. Rows without targets by step may be among the others: they keep
-their own labels in every step, and no gate looks at them.
+learned badly (docs/EVIDENCE.md). A gate that never opens is given up after a while. Rows without
+targets by step may be among the others: they keep their own labels in every step, and no gate looks
+at them.
 """
 
 from collections.abc import Sequence
