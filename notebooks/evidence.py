@@ -46,6 +46,7 @@ layers: int = 2  # L: layers of the network
 intermediate: int = 128  # size inside its SwiGLU
 rank: int = 8  # of arm low_rank
 targets: str = "steps"  # of the supervision steps: steps, same, shuffled, spread, final
+gated: bool = True  # hops rise one by one, as gates open; False: all at once
 forced: int = 6  # with targets steps: depth to force first
 window: int = 6  # supervision steps that one gradient goes through, up to 8
 beyond: int = 3  # supervision steps beyond the hops, at most
@@ -111,7 +112,7 @@ config = TrainConfig(
     batch=batch,
     lr=lr,
     targets=targets,
-    gated=True,
+    gated=gated,
     forced=forced,
     window=window,
     beyond=beyond,
@@ -123,7 +124,8 @@ train(model, data, config, evidence.PADDING, output, saving=Saving(every_minutes
 log = output / "metrics.jsonl"
 steps = [row for row in map(json.loads, log.read_text().splitlines()) if "step" in row]
 seconds = sum(row["seconds"] for row in steps)
-display(plot_curriculum(log, gate))
+if gated:
+    display(plot_curriculum(log, gate))
 
 # %% [markdown]
 # ## Problems that it has not seen
