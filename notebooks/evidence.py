@@ -36,7 +36,7 @@ sys.path.insert(0, next(str(p.parents[1]) for p in found if p.is_file()))
 
 # %% tags=["parameters"]
 backbone: str = "runs/evidence_backbone"  # folder; pre-trained first, from seed 0, if not there
-pretraining_steps: int = 2_000  # optimizer steps of its pre-training, at most
+pretraining_steps: int = 1_000  # optimizer steps of its pre-training, at most
 name: str = "recursion"  # what the report calls this way to train
 arm: str = "paper"  # paper, single, untied, copied, middle, low_rank (mathllm.training.baselines)
 n_latent: int = 1  # n: latent updates in a latent recursion, of arm paper

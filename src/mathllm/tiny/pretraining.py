@@ -4,9 +4,9 @@ Only the small model in assets/tiny is trained here; real backbones come trained
 """
 
 import json
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import polars as pl
@@ -20,6 +20,7 @@ from mathllm.data.chat import SYSTEM_PROMPT, encode, end_of_turn_id, padding_id
 from mathllm.data.decontaminate import Reserved
 from mathllm.tiny.tokenizer import train_tokenizer
 from mathllm.tokens.batches import IGNORED, batches_of
+from mathllm.training.averages import cosine_with_warmup
 
 
 @dataclass(frozen=True)
@@ -110,14 +111,6 @@ def _optimizers(model: Qwen2ForCausalLM, rate: float) -> list[torch.optim.Optimi
     ]
 
 
-def _schedule(config: PretrainConfig, step: int) -> float:
-    """Linear warm-up, then cosine to zero."""
-    if step < config.warmup_steps:
-        return (step + 1) / config.warmup_steps
-    progress = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
-    return 0.5 * (1 + math.cos(math.pi * progress))
-
-
 def pretrain(
     config: PretrainConfig,
     tokenizer: PreTrainedTokenizerBase,
@@ -130,10 +123,8 @@ def pretrain(
     Losses are nats per label token.
     """
     optimizers = _optimizers(model, config.learning_rate)
-    schedules = [
-        torch.optim.lr_scheduler.LambdaLR(o, lambda step: _schedule(config, step))
-        for o in optimizers
-    ]
+    rate = partial(cosine_with_warmup, steps=config.steps, warmup=config.warmup_steps)
+    schedules = [torch.optim.lr_scheduler.LambdaLR(o, rate) for o in optimizers]
     model.train()
     metrics.parent.mkdir(parents=True, exist_ok=True)
     batches = _batches(config, tokenizer, reserved)

@@ -27,6 +27,7 @@ from mathllm.data.chains import LONGEST, SPLITS, cycle, split_of, structure_of
 from mathllm.errors import ParameterError
 from mathllm.tokens.batches import IGNORED, collate, plan_batches
 from mathllm.tokens.rows import Example, TokenSet
+from mathllm.training.averages import cosine_with_warmup
 from mathllm.training.config import Compute, TrainConfig
 from mathllm.training.staircase import right_by_step
 from mathllm.training.supervision import begin, supervise
@@ -109,7 +110,7 @@ def small_backbone(seed: int, hidden_size: int = 64, layers: int = 4) -> Qwen2Fo
 
 
 def pretrain(
-    backbone: Qwen2ForCausalLM, seed: int, steps: int = 2_000, lr: float = 3e-3, batch: int = 128
+    backbone: Qwen2ForCausalLM, seed: int, steps: int = 1_000, lr: float = 3e-3, batch: int = 128
 ) -> float:
     """Teach it rows of 0 and 1 hops, fresh ones, until nearly all of a batch are right for 20 steps
     or the steps are over. Gives the last share of right rows."""
@@ -126,7 +127,7 @@ def pretrain(
             loss.backward()
             torch.nn.utils.clip_grad_norm_(backbone.parameters(), 1.0)
             for group in optimizer.param_groups:
-                group["lr"] = lr * min(1.0, (step + 1) / 100)
+                group["lr"] = lr * cosine_with_warmup(step, steps, warmup=100)
             optimizer.step()
             optimizer.zero_grad()
             right = (logits.argmax(dim=-1) == labels[keep]).float().mean().item()
@@ -138,7 +139,7 @@ def pretrain(
     return right
 
 
-def backbone_in(folder: Path, steps: int = 2_000) -> Path:
+def backbone_in(folder: Path, steps: int = 1_000) -> Path:
     """The folder, with the experiment's backbone: made from seed 0 where there is none.
 
     Runs side by side may all ask for it: each makes the same one, and the first to end is kept.
