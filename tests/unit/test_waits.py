@@ -81,6 +81,7 @@ ENDS = {
         competition/protocol/server.py InferenceServer.stop: server.stop(grace=None).wait
         engines/exchange.py Exchange.__enter__: self._connection.connect
         engines/local.py LocalEngine._run_arrivals: time.sleep
+        engines/local.py _settle: thread.join
         engines/streams.py Watcher._watch: time.sleep
         engines/server.py wait_until_ready: time.sleep
         sandbox/channel.py Channel._receive: poller.poll

@@ -4,10 +4,12 @@ A row is prefilled when there is room for it, takes part in every pass from then
 when it has ended. What one pass does is the engine's: trm.py and backbone.py.
 """
 
+import atexit
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from threading import Lock, Thread
+from weakref import WeakSet
 
 import torch
 
@@ -24,6 +26,16 @@ from mathllm.trm import RecursiveLM
 
 # Before the first pass, for rows that are begun together: they are prefilled together.
 GATHER_SECONDS = 0.02
+SETTLE_SECONDS = 2.0  # at the program's end, for passes to end
+_RUNNING: WeakSet[Thread] = WeakSet()
+
+
+@atexit.register
+def _settle() -> None:
+    """Wait a little for whoever runs passes: a thread that is inside torch when the interpreter
+    goes away takes the whole program down with it."""
+    for thread in list(_RUNNING):
+        thread.join(SETTLE_SECONDS)
 
 
 class LocalEngine(ABC):
@@ -108,7 +120,9 @@ class LocalEngine(ABC):
         """As Engine.start."""
         row = row_of(prompt, config, seed, self.model.config.vocab_size, self.max_positions)
         if self._arrivals.add(row):
-            Thread(target=self._run_arrivals, name="passes", daemon=True).start()
+            runner = Thread(target=self._run_arrivals, name="passes", daemon=True)
+            runner.start()
+            _RUNNING.add(runner)
         return row
 
     def _run_arrivals(self) -> None:
