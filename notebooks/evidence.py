@@ -36,14 +36,14 @@ sys.path.insert(0, next(str(p.parents[1]) for p in found if p.is_file()))
 
 # %% tags=["parameters"]
 backbone: str = "runs/evidence_backbone"  # folder; pre-trained first, from seed 0, if not there
-pretraining_steps: int = 1_000  # optimizer steps of its pre-training, at most
+pretraining_steps: int = 2_000  # optimizer steps of its pre-training, at most
 name: str = "recursion"  # what the report calls this way to train
 arm: str = "paper"  # paper, single, untied, copied, middle, low_rank (mathllm.training.baselines)
 n_latent: int = 1  # n: latent updates in a latent recursion, of arm paper
 T_recursion: int = 1  # T: latent recursions in a deep recursion, of arm paper
 N_supervision: int = 12  # N_sup: supervision steps at most; 1: no loop
 layers: int = 2  # L: layers of the network
-intermediate: int = 128  # size inside its SwiGLU
+intermediate: int = 192  # size inside its SwiGLU
 rank: int = 8  # of arm low_rank
 targets: str = "steps"  # of the supervision steps: steps, same, shuffled, spread, final
 gated: bool = True  # hops rise one by one, as gates open; False: all at once

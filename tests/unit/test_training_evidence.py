@@ -21,10 +21,10 @@ CONFIG = TrainConfig(targets="steps", gated=True, batch=640, lr=1e-3, forced=2, 
 def read(example: evidence.Example) -> tuple[dict[int, int], int, int]:
     """The listed function, the hops and the start, from the tokens alone."""
     prompt = [int(token) for token in example.tokens[: example.prompt]]
-    table, hops, (start, asked) = prompt[:9], prompt[9:-2], prompt[-2:]
+    hops, table, (start, asked) = prompt[:-11], prompt[-11:-2], prompt[-2:]
     assert asked == evidence.ASKED
     k = hops[0] if hops and hops[0] != evidence.STROKE else len(hops)
-    return dict(divmod(pair - evidence.PAIRS, 10) for pair in table), k, start
+    return dict(enumerate(table)), k, start
 
 
 @pytest.mark.parametrize("strokes", [False, True])

@@ -1,11 +1,11 @@
 """The experiment of docs/EVIDENCE.md: a task that is all depth, for backbones of any size.
 
-A permutation of nine digits is listed, then k and a start; asked is where k applications lead. A
-pair is one token, so is any other sign, and the answer:
+A permutation of nine digits, one cycle, is told by its values at 0, 1, …; before it stands k,
+behind it a start; asked is where k applications lead. A sign is a token, and so is the answer:
 
-    3>7 7>5 …  4 3 =  →  8
+    4  6 7 3 5 0 1 8 4 2  3 =  →  4
 
-The same generator and the same splits as the permutations of mathllm.data.chains.
+Train, development and test share no permutation, by the same rule as in mathllm.data.chains.
 """
 
 import json
@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from mathllm.data.chains import LONGEST, SPLITS, cycle, split_of, structure_of
+from mathllm.data.chains import LONGEST, SPLITS, split_of, structure_of
 from mathllm.errors import ParameterError
 from mathllm.tokens.batches import IGNORED, collate, plan_batches
 from mathllm.tokens.rows import Example, TokenSet
@@ -34,13 +34,13 @@ from mathllm.training.supervision import begin, supervise
 from mathllm.trm import RecursiveLM
 from mathllm.wording import shown
 
-STROKE, ASKED, PADDING, PAIRS = range(10, 14)  # after the ten digits
-VOCABULARY = PAIRS + 100
+DIGITS = LONGEST + 1  # so that LONGEST hops meet no digit twice
+STROKE, ASKED, PADDING = range(DIGITS, DIGITS + 3)
+VOCABULARY = DIGITS + 3
 RIGHT_ENOUGH = 0.999  # of rows, for pre-training to end
 
 
 def example(
-    rng: random.Random,
     digits: Sequence[int],
     k: int,
     strokes: bool = False,
@@ -52,11 +52,9 @@ def example(
     has its own tokens as labels of every step.
     """
     follow = dict(zip(digits, [*digits[1:], digits[0]], strict=True))
-    pairs = list(follow.items())
-    rng.shuffle(pairs)
     hops = [STROKE] * k if strokes else [k]
-    prompt = [*(PAIRS + 10 * a + b for a, b in pairs), *hops, digits[0], ASKED]
-    values = [digits[step % len(digits)] for step in range(LONGEST + 1)]
+    prompt = [*hops, *(follow[digit] for digit in range(DIGITS)), digits[0], ASKED]
+    values = [digits[step % DIGITS] for step in range(LONGEST + 1)]
     if not k:
         return Example([*prompt, values[0]], len(prompt))
     if written:
@@ -81,16 +79,15 @@ def rows(
     rng = random.Random(f"evidence:{split}:{seed}")
     found: list[Example] = []
     while len(found) < count:
-        digits = cycle(rng)
+        digits = rng.sample(range(DIGITS), DIGITS)
         follow = dict(zip(digits, [*digits[1:], digits[0]], strict=True))
         if split_of("permutation", structure_of(follow)) == split:
-            found.append(example(rng, digits, hops[len(found) % len(hops)], strokes, written))
+            found.append(example(digits, hops[len(found) % len(hops)], strokes, written))
     return TokenSet.of(found)
 
 
 def small_backbone(seed: int, hidden_size: int = 64, layers: int = 4) -> Qwen2ForCausalLM:
-    """An untrained one for these tokens. A pair's embedding begins as the sum of its digits': the
-    first's own and the second's in other places, as if both had been read."""
+    """An untrained one for these tokens, whose layers begin as nothing."""
     torch.manual_seed(seed)
     backbone = Qwen2ForCausalLM(
         Qwen2Config(
@@ -99,7 +96,7 @@ def small_backbone(seed: int, hidden_size: int = 64, layers: int = 4) -> Qwen2Fo
             intermediate_size=3 * hidden_size,
             num_hidden_layers=layers,
             num_attention_heads=4,
-            num_key_value_heads=2,
+            num_key_value_heads=4,
             max_position_embeddings=128,
             initializer_range=0.1,  # from 0.02 it stands at 0 hops for hundreds of steps
             tie_word_embeddings=True,
@@ -109,9 +106,6 @@ def small_backbone(seed: int, hidden_size: int = 64, layers: int = 4) -> Qwen2Fo
         )
     )
     with torch.no_grad():
-        codes = backbone.model.embed_tokens.weight
-        first, second = codes[:10, None], codes[:10].roll(hidden_size // 2, dims=1)
-        codes[PAIRS:] = ((first + second) / 2**0.5).flatten(0, 1)
         for layer in backbone.model.layers:
             layer.self_attn.o_proj.weight.zero_()
             layer.mlp.down_proj.weight.zero_()
@@ -119,7 +113,7 @@ def small_backbone(seed: int, hidden_size: int = 64, layers: int = 4) -> Qwen2Fo
 
 
 def pretrain(
-    backbone: Qwen2ForCausalLM, seed: int, steps: int = 1_000, lr: float = 3e-3, batch: int = 128
+    backbone: Qwen2ForCausalLM, seed: int, steps: int = 2_000, lr: float = 3e-3, batch: int = 128
 ) -> float:
     """Teach it rows of 0 and 1 hops, fresh ones, until nearly all of a batch are right for 20 steps
     or the steps are over. Gives the last share of right rows."""
@@ -131,11 +125,9 @@ def pretrain(
             data = rows("train", batch, seed * steps + step, (0, 1))
             ids, mask, labels = collate(list(data), PADDING)
             keep = labels != IGNORED
-            everywhere = backbone(input_ids=ids, attention_mask=mask).logits
-            logits, pairs = everywhere[keep], ids >= PAIRS
+            logits = backbone(input_ids=ids, attention_mask=mask).logits[keep]
             loss = F.cross_entropy(logits, labels[keep])
-            told = F.cross_entropy(everywhere[pairs], (ids[pairs] - PAIRS) // 10)
-            (loss + told).backward()
+            loss.backward()
             torch.nn.utils.clip_grad_norm_(backbone.parameters(), 1.0)
             for group in optimizer.param_groups:
                 group["lr"] = lr * cosine_with_warmup(step, steps, warmup=100)
@@ -150,7 +142,7 @@ def pretrain(
     return right
 
 
-def backbone_in(folder: Path, steps: int = 1_000) -> Path:
+def backbone_in(folder: Path, steps: int = 2_000) -> Path:
     """The folder, with the experiment's backbone: made from seed 0 where there is none.
 
     Runs side by side may all ask for it: each makes the same one, and the first to end is kept.
