@@ -106,6 +106,7 @@ def test_what_is_no_preset_is_said(tmp_path, text, named):
 BASE = {"served": HANDLE}
 BAD = [
     ("gpt-oss-120b", "NvidiaH100", ("--speculative-config", '{"method":"eagle3"}'), "0 of 50"),
+    ("gpt-oss-120b", "NvidiaL4X1", (), "take about 60 GB and NvidiaL4X1 has 24: give .*NvidiaH100"),
     ("gpt-oss-20b", "NvidiaTeslaT4", (), "MXFP4 wants compute capability 8.0"),
     ("qwen2.5-math-7b-l4", "NvidiaTeslaT4", (), "give --dtype half"),
     ("gpt-oss-120b", "NvidiaH100", ("--port", "9000"), "listens at 9000"),
@@ -120,6 +121,23 @@ def test_what_is_known_to_fail_is_refused_by_name(name, accelerator, flags, name
     values["server"] += "".join(f" '{flag}'" for flag in flags)
     with pytest.raises(ParameterError, match=named):
         check_combination(values, accelerator)
+
+
+def test_several_greedy_samples_are_refused_whatever_serves_them():
+    with pytest.raises(ParameterError, match="temperature: at 0 all of n_samples 8 are the same"):
+        check_combination({"n_samples": 8, "temperature": 0.0}, "none")
+    check_combination({"n_samples": 1, "temperature": 0.0}, "none")
+
+
+def test_cards_together_hold_what_one_does_not():
+    values = values_of("qwen2.5-math-7b-t4") | {"served": "qwen-lm/qwen2.5/transformers/14b-it/1"}
+    check_combination(values, "NvidiaTeslaT4")
+    values["server"] = values["server"].replace("--tensor-parallel-size 2", "")
+    with pytest.raises(ParameterError, match="14 billion parameters take about 28 GB"):
+        check_combination(values, "NvidiaTeslaT4")
+    values = values_of("qwen3-thinking") | {"served": "qwen-lm/qwen-3/transformers/30b-a3b/1"}
+    with pytest.raises(ParameterError, match=r"30 billion .*give --accelerator NvidiaH100 or"):
+        check_combination(values, "NvidiaTeslaT4")
 
 
 def test_tools_without_a_parser_are_refused_and_other_servers_let_through():

@@ -3,6 +3,7 @@ along, and what went to loopback went nowhere else."""
 
 import json
 import math
+import re
 import socket
 import threading
 import time
@@ -428,7 +429,7 @@ def test_greedy_samples_are_asked_for_without_a_seed(tokenizer):
     assert b'"seed"' not in seen[0]
 
 
-def test_a_server_that_answers_500_for_a_while_is_waited_for(tokenizer):
+def test_a_server_that_answers_500_for_a_while_is_waited_for(tokenizer, caplog):
     began = time.monotonic()
 
     def answer(connection, body):
@@ -443,6 +444,8 @@ def test_a_server_that_answers_500_for_a_while_is_waited_for(tokenizer):
         patient = RemoteEngine(url, "any", ChatML(tokenizer), 1000, patience_seconds=10.0)
         (sample,) = asked(patient, deadline=began + 20.0)
         assert sample.tokens == [5, 6]
+        (said,) = (text for text in caplog.messages if "samples wait" in text)
+        assert re.search(r"status 500.*samples wait for it, up to (10|9) s", said)
         began = time.monotonic()
         with pytest.raises(EngineError, match="status 500"):  # for no more than half of its time
             asked(patient, deadline=began + 1.0)

@@ -180,7 +180,7 @@ def test_reserved_problems_are_not_drawn():
     ("wrong", "named"),
     [
         ({"split": "valid"}, "split is 'valid'"),
-        ({"families": ["maze"]}, "unknown family 'maze'; known: permutation"),
+        ({"families": ["maze"]}, "families: 'maze' is unknown; known: permutation"),
         ({"hops": [0, 1]}, r"hops are \[0, 1\]: give integers of 1 to 8"),
         ({"hops": [9]}, "1 to 8"),
         ({"hops": []}, "1 to 8"),

@@ -320,7 +320,7 @@ def test_what_cannot_be_a_set_is_said(tmp_path):
         load_set("gsm8k", num_samples=-1)
     with pytest.raises(ParameterError, match="split is 'dev'"):
         load_set("arithmetic", "dev", num_samples=3)
-    with pytest.raises(ParameterError, match="unknown family 'ad'"):
+    with pytest.raises(ParameterError, match="families: 'ad' is unknown"):
         load_set("arithmetic", num_samples=3, filters=Filters(subjects=["ad"]))
 
 
@@ -337,6 +337,12 @@ def test_the_real_sets_have_a_truth_for_every_row():
 
 
 # engines
+
+
+def test_what_is_no_address_is_said_at_once(monkeypatch):
+    monkeypatch.setattr("mathllm.evaluation.engines.wait_until_ready", lambda *_: 1 / 0)
+    with pytest.raises(ParameterError, match="endpoint is 'foo', no address of a server"):
+        open_engines(["endpoint"], TINY, None, endpoint="foo", endpoint_model="q")
 
 
 def test_the_plain_backbone_needs_no_trm(tmp_path):

@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import re
 
 import numpy as np
 import polars as pl
@@ -16,7 +17,7 @@ from mathllm.cli.main import main
 from mathllm.errors import ParameterError, ResultsError
 from mathllm.evaluation.drawn import Problem, read_drawn
 from mathllm.evaluation.replay import compare, parse_rule, play_rule, usual_rules
-from mathllm.evaluation.results import ResultFile
+from mathllm.evaluation.results import RESULTS, ResultFile
 from mathllm.evaluation.run import draw
 from mathllm.evaluation.statistics import paired, wilson
 from mathllm.solving import Solver, SolverSettings, vote
@@ -207,6 +208,8 @@ def test_results_of_an_evaluation_are_played_too(tmp_path):
         ("n_samples=0", "n_samples is 0"),
         ("lead=nan", "lead is nan"),
         ("total_seconds=-1", "total_seconds is -1"),
+        ("sessions=-3", "sessions is -3"),
+        ("ceiling_seconds=0.01", "ceiling_seconds shares total_seconds, which is none"),
         ("total_seconds=10 base_seconds=x", "base_seconds is 'x', give a number"),
         ("agreement=none", "agreement is 'none', give an integer"),
     ],
@@ -220,6 +223,46 @@ def test_a_rule_changes_what_it_names():
     own = Rules(n_samples=8, agreement=4, total_seconds=100.0)
     found = parse_rule("voting=entropy agreement=0 lead=2.5 total_seconds=none", own)
     assert found == Rules(n_samples=8, voting="entropy", lead=2.5)
+
+
+def test_points_are_of_answers_in_time():
+    """All right, and each attempt takes 5 s: who gets less has nothing."""
+    problems = [Problem(str(n), [drawn(1, 5.0)] * 3, 1) for n in range(4)]
+    rules = {
+        name: Rules(n_samples=3, total_seconds=seconds, expected_problems=4)
+        for name, seconds in (("ample", 100.0), ("short", 8.0))
+    }
+    ample, short = compare(problems, rules)
+    assert (ample.points, int(ample.outcome.right.sum())) == (50.0, 4)
+    assert (short.points, int(short.outcome.right.sum())) == (0.0, 0)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "named"),
+    [
+        (lambda rows, told: (rows.with_columns(seconds=pl.lit(None, pl.Float64)), told), "seconds"),
+        (lambda rows, told: (rows.with_columns(id=pl.lit(None, pl.String)), told), "without id"),
+        (
+            lambda rows, told: (rows, told | {"settings": {"n_samples": "x"}}),
+            "settings are damaged",
+        ),
+        (lambda rows, told: (rows, told | {"settings": {"n_samples": 0}}), "n_samples is 0"),
+        (lambda rows, told: (rows, told | {"settings": [1]}), "settings"),
+    ],
+)
+def test_damaged_results_are_named(tmp_path, spoil, named, capsys):
+    problems, path = make_problems(), tmp_path / "scripted.parquet"
+    with ResultFile(path, header(problems, n_samples=3), problems.rows["id"]) as file:
+        tokenizer = make_tokenizer()
+        draw(Solver(Scripted(tokenizer), ChatML(tokenizer), SETTINGS), problems.rows, file)
+    told = json.loads(pl.read_parquet_metadata(path)[RESULTS.key])
+    rows, told = spoil(pl.read_parquet(path), told)
+    rows.write_parquet(path, metadata={RESULTS.key: json.dumps(told)})
+    assert main(tmp_path, ["replay", str(path)]) == 2
+    said = capsys.readouterr().err
+    assert re.search(rf"scripted\.parquet.*{named}", said)
+    assert main(tmp_path, ["replay", str(tmp_path)]) == 2
+    assert "is a folder" in capsys.readouterr().err
 
 
 def test_time_is_shared_as_the_budget_does():

@@ -64,7 +64,7 @@ def test_what_is_written_out_is_the_models_own():
         def encode(self, input_ids, attention_mask=None):
             encoded = super().encode(input_ids, attention_mask)
             said = torch.nn.functional.one_hot(input_ids + 1, evidence.VOCABULARY).float()
-            return encoded._replace(x=torch.nn.functional.pad(said, (0, 15)))
+            return encoded._replace(x=torch.nn.functional.pad(said, (0, 128 - evidence.VOCABULARY)))
 
         def head(self, y):
             return y[..., : evidence.VOCABULARY]

@@ -122,6 +122,8 @@ def run_evidence(options: argparse.Namespace) -> int:
     paths = []
     for path in options.files:
         paths += sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
+    if not paths:
+        raise ParameterError(f"{options.files[0]} has no .parquet file: give folders of trials")
     ways = read_ways(paths)
     tables = report(ways, options.primary, options.control)
     document = options.document
@@ -151,6 +153,8 @@ def run_replay(options: argparse.Namespace) -> int:
 
     if options.seed < 0:
         raise ParameterError(f"--seed is {options.seed}: give at least 0")
+    if options.out and options.out.is_dir():
+        raise ParameterError(f"--out is {options.out}, a folder: name a file")
     truth = None
     if options.truth:
         table = read_problems(options.truth)

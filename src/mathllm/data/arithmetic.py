@@ -64,7 +64,9 @@ def generate(
     """
     names, levels = list(families) or list(FAMILIES), list(difficulties) or list(DIFFICULTIES)
     if unknown := sorted(set(names) - set(FAMILIES)):
-        raise ParameterError(f"unknown family {shown(unknown[0])}; known: {', '.join(FAMILIES)}")
+        raise ParameterError(
+            f"families: {shown(unknown[0])} is unknown; known: {', '.join(FAMILIES)}"
+        )
     if unknown := sorted(set(levels) - set(DIFFICULTIES)):
         raise ParameterError(f"unknown difficulty {shown(unknown[0])}; known: 1, 2, 3")
     if count < 1:

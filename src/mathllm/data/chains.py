@@ -72,7 +72,9 @@ def generate(
     if split not in SPLITS:
         raise ParameterError(f"split is {shown(split)}: it must be {', '.join(SPLITS)}")
     if unknown := sorted(set(names) - set(FAMILIES)):
-        raise ParameterError(f"unknown family {shown(unknown[0])}; known: {', '.join(FAMILIES)}")
+        raise ParameterError(
+            f"families: {shown(unknown[0])} is unknown; known: {', '.join(FAMILIES)}"
+        )
     if not lengths or any(type(k) is not int or not 1 <= k <= LONGEST for k in lengths):
         raise ParameterError(f"hops are {shown(lengths)}: give integers of 1 to {LONGEST}")
     if counts not in COUNTS:

@@ -32,7 +32,7 @@ def generate(
     if split not in splits:
         raise ParameterError(f"split is {shown(split)}: {dataset} has {', '.join(splits)}")
     if odd := sorted(set(families) - set(own)):
-        raise ParameterError(f"unknown family {shown(odd[0])}; known: {', '.join(own)}")
+        raise ParameterError(f"families: {shown(odd[0])} is unknown; known: {', '.join(own)}")
     if dataset == "arithmetic":
         return arithmetic.generate(split, count, seed, families, levels, reserved)
     hops = tuple(levels) or chains.HOPS

@@ -40,7 +40,8 @@ def examine(root: Path, build: Path, say: Callable[[str], None], offline: bool =
         for finding in look():
             levels.append(finding.level)
             say(f"{finding.level:8}{finding.text}")
-    say(f"\n{levels.count(FAULT)} faults, {levels.count(WARNING)} warnings")
+    counts = [(levels.count(level), level) for level in (FAULT, WARNING)]
+    say("\n" + ", ".join(f"{count} {level}{'s' * (count != 1)}" for count, level in counts))
     return FAULT not in levels
 
 

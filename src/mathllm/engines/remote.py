@@ -69,6 +69,7 @@ class RemoteEngine:
         self._seeds = Seeds()
         self._pulse = Pulse(self.url)
         self._logprobs = True  # until the server refuses to tell them
+        self._absent = False  # since a sample last had a token
 
     def start(self, prompt: Prompt, config: SamplingConfig, seed: int) -> Row:
         """As Engine.start. A request that fails ends its sample by "fault"."""
@@ -100,8 +101,15 @@ class RemoteEngine:
                 if not waited or time.monotonic() + pause > again:
                     stream.fail(self._named(fault))
                     return
+                self._tell_absence(fault, again - time.monotonic())
             stream.row.wait(pause)
             pause = min(2 * pause, MOST_PAUSE_SECONDS)
+
+    def _tell_absence(self, fault: Exception, seconds: float) -> None:
+        """Once for all samples that wait, and again when it was back in between."""
+        first, self._absent = not self._absent, True
+        if first:
+            log.warning("%s; samples wait for it, up to %.0f s", self._named(fault), seconds)
 
     def _does_without_logprobs(self, fault: Exception) -> bool:
         """Whether it was for the log probabilities that a request was refused."""
@@ -140,7 +148,7 @@ class RemoteEngine:
                     row.add(*values)
                 if tokens:
                     stream.heard = self._pulse.last = time.monotonic()
-                    stream.served = True
+                    stream.served, self._absent = True, False
                     if seeded:
                         self._seeds.taken(asked)
                 reason = choice.get("finish_reason")

@@ -64,8 +64,13 @@ def read_drawn(
 def _read(path: Path, truth: Mapping[str, int]) -> tuple[Rules, list[Problem]]:
     if _is_results(path):
         header, rows = RESULTS.read(path)
-        samples = int(header.settings.get("n_samples", 1))
-        return Rules(n_samples=samples), _of_results(rows)
+        if rows.select(pl.any_horizontal(pl.col("id", "seconds").is_null().any())).item():
+            raise ResultsError(f"{path} has rows without id or seconds: {RESULTS.mend}")
+        try:
+            rules = Rules(n_samples=int(dict(header.settings).get("n_samples", 1)))
+        except (ParameterError, TypeError, ValueError) as fault:
+            raise ResultsError(f"{path}: its header's settings are damaged ({fault})") from None
+        return rules, _of_results(rows)
     rules, rows = ATTEMPTS.read(path)
     columns = ("mean_entropy", "tail_entropy", "confidence", "group_entropy")
     ordered = rows.sort("place", "sample")
@@ -84,6 +89,8 @@ def _read(path: Path, truth: Mapping[str, int]) -> tuple[Rules, list[Problem]]:
 
 
 def _is_results(path: Path) -> bool:
+    if path.is_dir():
+        raise ResultsError(f"{path} is a folder: name the files in it, as {path}/*.parquet")
     try:
         return path.is_file() and RESULTS.key in pl.read_parquet_metadata(path)
     except (pl.exceptions.PolarsError, OSError) as fault:

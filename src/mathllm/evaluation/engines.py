@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from mathllm.engines import BackboneDecoder, Decoder
 from mathllm.engines.base import Engine, EngineError
+from mathllm.engines.exchange import check_url
 from mathllm.engines.remote import RemoteEngine
 from mathllm.engines.server import wait_until_ready
 from mathllm.errors import ParameterError
@@ -124,6 +125,7 @@ def _endpoint(
             f"endpoint is {shown(url)} and endpoint_model {shown(served)}: give the server's "
             "address, as 'http://127.0.0.1:8000/v1', and the name of a model that it serves"
         )
+    check_url(url)
     try:
         wait_until_ready(url, ENDPOINT_SECONDS)
     except EngineError as fault:

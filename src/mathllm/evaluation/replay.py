@@ -23,6 +23,10 @@ from mathllm.solving.voting import WEIGHTS, Ballot, vote
 from mathllm.wording import shown
 
 SURE = 0.05  # p below which a difference is called more than luck, after Holm's correction
+# Rules of time, which say nothing where time is no limit.
+TIMED = frozenset(
+    ("margin_seconds", "expected_problems", "base_seconds", "ceiling_seconds", "hard_problems")
+)
 RESAMPLED = 200  # times that a problem's attempts are drawn again for the score of several runs
 
 
@@ -30,7 +34,7 @@ RESAMPLED = 200  # times that a problem's attempts are drawn again for the score
 class Outcome:
     """A rule's run over problems: for each the answer [P] submitted, whether it is right (False
     where the truth is unknown), seconds, attempts begun, and whether it asked for more than was
-    drawn (`cut`)."""
+    drawn (`cut`). `limits` are the seconds that each had."""
 
     name: str
     answers: list[int]
@@ -38,6 +42,7 @@ class Outcome:
     seconds: list[float]
     begun: list[int]
     cut: int
+    limits: list[float]
 
 
 @dataclass(frozen=True)
@@ -124,11 +129,12 @@ def notes(compared: Sequence[Compared]) -> list[str]:
 def play_rule(name: str, problems: Sequence[Problem], rules: Rules) -> Outcome:
     """Answers, times and costs of a rule; with `total_seconds` the run's time is shared, too."""
     settings = rules.solver()
-    answers, seconds, begun, cut = [], [], [], 0
+    answers, seconds, begun, limits, cut = [], [], [], [], 0
     # Time passes by what the problems took.
     budget = rules.budget(lambda: sum(seconds))
     for problem in problems:
         limit = math.inf if budget is None else budget.allowance()
+        limits.append(limit)
         played = play(problem.drawn[: rules.n_samples], settings, rules.at_once, limit)
         answers.append(_submitted(played.ballots, settings))
         seconds.append(played.seconds)
@@ -137,7 +143,7 @@ def play_rule(name: str, problems: Sequence[Problem], rules: Rules) -> Outcome:
         if budget is not None:
             budget.finish()
     right = np.array([a == p.truth for a, p in zip(answers, problems, strict=True)], dtype=bool)
-    return Outcome(name, answers, right, seconds, begun, cut)
+    return Outcome(name, answers, right, seconds, begun, cut, limits)
 
 
 def compare(
@@ -154,7 +160,10 @@ def compare(
     first, *others = outcomes
     against = [paired(first.right, other.right, seed) for other in others]
     corrected = holm([one.p for one in against])
-    points = [_points(known, rule, seed) for rule in rules.values()]
+    points = [
+        _points(known, rule, done.limits, seed)
+        for rule, done in zip(rules.values(), outcomes, strict=True)
+    ]
     return [
         Compared(outcome, wilson(int(outcome.right.sum()), len(known)), pair, p, expected)
         for outcome, pair, p, expected in zip(
@@ -163,16 +172,17 @@ def compare(
     ]
 
 
-def _points(problems: Sequence[Problem], rules: Rules, seed: int) -> float:
+def _points(problems: Sequence[Problem], rules: Rules, limits: Sequence[float], seed: int) -> float:
     """Expected points of CURRENT.problems problems over the competition's runs.
 
-    A problem's chance q of being answered rightly is that of the rule over its attempts drawn
-    again with replacement; r runs give Σ C(r, j)·q^j·(1 − q)^(r − j)·points[j].
+    A problem's chance q of being answered rightly is that of the rule, within the seconds that the
+    problem had, over its attempts drawn again with replacement; r runs give
+    Σ C(r, j)·q^j·(1 − q)^(r − j)·points[j].
     """
     rng = np.random.default_rng(seed)
     runs, total = CURRENT.runs, 0.0
-    for problem in problems:
-        q = _chance(problem, rules, rng)
+    for problem, limit in zip(problems, limits, strict=True):
+        q = _chance(problem, rules, limit, rng)
         total += sum(
             math.comb(runs, j) * q**j * (1 - q) ** (runs - j) * CURRENT.points[j]
             for j in range(runs + 1)
@@ -180,18 +190,19 @@ def _points(problems: Sequence[Problem], rules: Rules, seed: int) -> float:
     return CURRENT.problems * total / len(problems)
 
 
-def _chance(problem: Problem, rules: Rules, rng: np.random.Generator) -> float:
-    """That a rule answers a problem rightly, over attempts drawn again."""
+def _chance(problem: Problem, rules: Rules, limit: float, rng: np.random.Generator) -> float:
+    """That a rule answers a problem rightly in time, over attempts drawn again."""
     drawn, settings = problem.drawn, rules.solver()
-    if len({one.ballot.answer for one in drawn}) == 1:
+    endless = math.isinf(limit)
+    if endless and len({one.ballot.answer for one in drawn}) == 1:
         return float(_submitted([drawn[0].ballot], settings) == problem.truth)
-    hits, early = 0, settings.agreement or settings.lead
+    hits, early = 0, settings.agreement or settings.lead or not endless
     size = (RESAMPLED, min(rules.n_samples, len(drawn)))
     for places in rng.integers(0, len(drawn), size):
         again = [drawn[place] for place in places]
         # To stop once the leader cannot be caught changes no answer: all of them may vote.
         all_ = [one.ballot for one in again]
-        ballots = play(again, settings, rules.at_once).ballots if early else all_
+        ballots = play(again, settings, rules.at_once, limit).ballots if early else all_
         hits += _submitted(ballots, settings) == problem.truth
     return hits / RESAMPLED
 
@@ -216,7 +227,11 @@ def parse_rule(text: str, own: Rules) -> Rules:
             )
         changed[name] = _value(text, name, value, kinds[name])
     try:
-        return replace(own, **changed)
+        rules = replace(own, **changed)
+        timed = sorted(changed.keys() & TIMED)
+        if timed and rules.total_seconds is None:
+            raise ParameterError(f"{timed[0]} shares total_seconds, which is none: give it, too")
+        return rules
     except ParameterError as fault:
         raise ParameterError(f"rule {shown(text)}: {fault}") from None
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import polars as pl
 
-from mathllm.errors import ResultsError
+from mathllm.errors import ParameterError, ResultsError
 from mathllm.solving.budget import Budget
 from mathllm.solving.outcomes import Attempt
 from mathllm.solving.solution import SolverSettings
@@ -68,6 +68,8 @@ class Rules:
     def __post_init__(self) -> None:
         self.solver()
         self.budget(time.monotonic)
+        if self.sessions < 0:
+            raise ParameterError(f"sessions is {self.sessions}: give at least 0")
 
     def solver(self) -> SolverSettings:
         """Those to vote and to stop by."""

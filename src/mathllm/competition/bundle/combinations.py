@@ -4,12 +4,14 @@ Each refusal names its reason and where it is known from. What a server is not k
 through.
 """
 
+import re
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+from mathllm.competition.bundle.metadata import CARD_GB
 from mathllm.errors import ParameterError
 
 T4 = ("NvidiaTeslaT4", "NvidiaTeslaT4Highmem")
@@ -85,9 +87,28 @@ def _mxfp4(served: Served) -> str | None:
     if served.accelerator in T4 and served.values.get("dialect") == "harmony":
         return (
             "gpt-oss's MXFP4 wants compute capability 8.0 under vLLM and a T4 has 7.5 (vLLM, issue "
-            "23203): give --accelerator NvidiaL4X1 or NvidiaH100"
+            "23203): give a newer --accelerator"
         )
     return None
+
+
+def _too_large(served: Served) -> str | None:
+    """By the billions of parameters in its names, and half a byte (MXFP4) or two bytes of each."""
+    names = f"{served.values.get('served', '')} {served.model}".lower()
+    billions = [float(found) for found in re.findall(r"(?<![\d.])(\d+(?:\.\d+)?)b(?![a-z])", names)]
+    card = CARD_GB.get(served.accelerator)
+    if not billions or card is None or "--quantization" in served.flags:
+        return None
+    needed = max(billions) * (0.5 if served.values.get("dialect") == "harmony" else 2.0)
+    cards = served.flag("--tensor-parallel-size", "-tp")
+    there = card * (int(cards) if cards.isdigit() else 1)
+    if needed < there:
+        return None
+    large = [name for name, size in CARD_GB.items() if needed < size]
+    return (
+        f"the weights of {max(billions):g} billion parameters take about {needed:.0f} GB and "
+        f"{served.accelerator} has {there}: give --accelerator {' or '.join(large) or 'none'}"
+    )
 
 
 def _tool_parser(served: Served) -> str | None:
@@ -103,12 +124,17 @@ def _tool_parser(served: Served) -> str | None:
 
 RULES: tuple[Rule, ...] = (
     *(_other_name, _other_port, _longer_context),
-    *(_eagle, _bfloat16, _mxfp4, _tool_parser),
+    *(_eagle, _bfloat16, _too_large, _mxfp4, _tool_parser),
 )
 
 
 def check_combination(values: Mapping[str, Any], accelerator: str) -> None:
     """Raise ParameterError for what is known not to work together."""
+    if values.get("temperature") == 0 and values.get("n_samples", 1) > 1:
+        raise ParameterError(
+            f"parameter temperature: at 0 all of n_samples {values['n_samples']} are the same: "
+            "give a temperature over 0, or n_samples 1"
+        )
     words = shlex.split(values.get("server", ""))
     if not _is_vllm(words):
         return
