@@ -15,7 +15,7 @@ CONFIG = TrainConfig(
     batch=60, gradient_accumulation=2, epochs=6, lr=1e-3, warmup_steps=3, replace_halted=True
 )
 
-# Nothing is learned, so that the first phase ends by patience, and the second goes on.
+# Nothing is learned, so that both phases go on by patience.
 CURRICULUM = replace(
     CONFIG, targets="steps", gated=True, forced=2, window=2, patience=5, lr=1e-6, epochs=8
 )
