@@ -15,8 +15,8 @@ from mathllm.engines.flight import Flight
 
 def land(self, own=Flight.land):
     own(self)
-    large = torch.randn(1500, 1500)
-    for _ in range(15):
+    large = torch.randn(1000, 1000)
+    for _ in range(8):
         large @ large
 
 Flight.land = land

@@ -26,7 +26,7 @@ from mathllm.trm import RecursiveLM
 
 # Before the first pass, for rows that are begun together: they are prefilled together.
 GATHER_SECONDS = 0.02
-SETTLE_SECONDS = 2.0  # at the program's end, for passes to end
+SETTLE_SECONDS = 5.0  # at the program's end, for passes to end
 _RUNNING: WeakSet[Thread] = WeakSet()
 
 
