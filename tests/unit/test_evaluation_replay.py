@@ -243,6 +243,10 @@ def test_points_are_of_answers_in_time():
         (lambda rows, told: (rows.with_columns(seconds=pl.lit(None, pl.Float64)), told), "seconds"),
         (lambda rows, told: (rows.with_columns(id=pl.lit(None, pl.String)), told), "without id"),
         (
+            lambda rows, told: (rows.with_columns(seconds=pl.lit(math.nan)), told),
+            "without id or seconds",
+        ),
+        (
             lambda rows, told: (rows, told | {"settings": {"n_samples": "x"}}),
             "settings are damaged",
         ),

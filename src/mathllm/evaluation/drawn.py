@@ -64,7 +64,8 @@ def read_drawn(
 def _read(path: Path, truth: Mapping[str, int]) -> tuple[Rules, list[Problem]]:
     if _is_results(path):
         header, rows = RESULTS.read(path)
-        if rows.select(pl.any_horizontal(pl.col("id", "seconds").is_null().any())).item():
+        unknown = pl.col("id").is_null() | pl.col("seconds").fill_nan(None).is_null()
+        if rows.select(unknown.any()).item():
             raise ResultsError(f"{path} has rows without id or seconds: {RESULTS.mend}")
         try:
             rules = Rules(n_samples=int(dict(header.settings).get("n_samples", 1)))
